@@ -1,0 +1,5 @@
+"""`python -m palaestra`: the command line."""
+
+from palaestra.cli import main
+
+main()

@@ -1,0 +1,144 @@
+"""DQN: Q-learning with a network, a target network and replay; its double and dueling variants.
+
+    y = r + gamma (1 - terminated) max_a Q_target(s', a)          loss: huber(Q(s, a) - y)
+    double:  y uses Q_target(s', argmax_a Q(s', a))
+    dueling: Q(s, a) = V(s) + A(s, a) - mean_a A(s, a)
+
+Papers: Mnih et al., "Human-level control through deep reinforcement learning" (2015); van Hasselt, Guez and Silver,
+"Deep Reinforcement Learning with Double Q-learning" (2016); Wang et al., "Dueling Network Architectures" (2016).
+Multi-step rows and prioritised replay are `n-step` and `prioritised`, which change any replay algorithm.
+
+Traps: the maximum is over the actions that are allowed in the next state (`action_mask`). The target is copied every
+`target_every` updates, not environment steps. Priorities are the unweighted error.
+
+Differs from the paper: sizes, learning rate and exploration are for small control problems, not Atari; Adam, not
+RMSProp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from palaestra.algorithm import (
+    AfterUpdate,
+    Algorithm,
+    Buffer,
+    Loss,
+    Memory,
+    Nets,
+    Schedule,
+    Term,
+    delayed,
+    expressed,
+    rebind,
+    replace_network,
+)  # fmt: skip
+from palaestra.batch import Columns, Obs
+from palaestra.data.layouts import transition
+from palaestra.evaluation.returns import episode_return
+from palaestra.functional.distributions import only_allowed
+from palaestra.functional.schedules import linear
+from palaestra.functional.targets import bellman, huber
+from palaestra.networks.critics import action_values, copy_of, dueling_values, follow
+from palaestra.networks.encoders import Encoder, action_mask
+from palaestra.networks.mlp import Activation
+from palaestra.rollout.collect import step
+from palaestra.rollout.exploration import mostly, nested, uniform_until
+
+
+def greedy(nets: Nets, obs: Obs, memory: Memory, rng: torch.Generator | None) -> tuple[Tensor, Columns, Memory]:
+    """The allowed action of the highest value."""
+    return only_allowed(nets["critic"](obs), action_mask(obs)).argmax(-1), {}, memory
+
+
+def largest(nets: Nets, obs: Obs) -> Tensor:
+    """`max_a Q_target(s, a)`: [B]."""
+    return only_allowed(nets["target_critic"](obs), action_mask(obs)).amax(-1)
+
+
+def value_of_greedy(nets: Nets, obs: Obs) -> Tensor:
+    """`Q_target(s, argmax_a Q(s, a))` (van Hasselt et al. 2016, eq. 4): [B]."""
+    best = only_allowed(nets["critic"](obs), action_mask(obs)).argmax(-1, keepdim=True)
+    return nets["target_critic"](obs).gather(-1, best).squeeze(-1)
+
+
+def optimal_td(
+    nets: Nets,
+    b: Columns,
+    gamma: float,
+    next_value: Callable[[Nets, Obs], Tensor] = largest,
+    regression: Callable[[Tensor, Tensor], Tensor] = huber,
+) -> tuple[Tensor, Columns]:
+    """Mnih et al. 2015, algorithm 1: rows [B]. `regression(prediction [B], target [B])`."""
+    with torch.no_grad():
+        target = bellman(b["reward"], b["terminated"], next_value(nets, b["next_obs"]), gamma, b.get("steps"))
+    q = nets["critic"](b["obs"]).gather(-1, b["action"].unsqueeze(-1)).squeeze(-1)
+    return regression(q, target), {"error": (q - target).abs(), "q": q}
+
+
+@expressed
+def dqn(
+    lr: float = 2.5e-4,
+    gamma: float = 0.99,
+    target_every: int = 500,
+    exploration: float = 0.05,
+    exploration_steps: int = 10_000,
+    batch_size: int = 128,
+    start: int = 1_000,
+    collect: int = 1,
+    updates: float = 1.0,
+    capacity: int = 100_000,
+    hidden: Sequence[int] = (120, 84),
+    activation: Activation = "relu",
+    encoder: Encoder | None = None,
+) -> Algorithm:
+    """Deep Q-network for discrete actions; honours an `action_mask` key.
+
+    Args:
+        lr: learning rate.
+        gamma: discount factor, in [0, 1].
+        target_every: updates between two copies of the network into its target.
+        exploration: share of random actions in the end, in [0, 1].
+        exploration_steps: environment steps over which that share falls linearly from 1.
+        batch_size: rows an update.
+        start: environment steps without updates at the beginning.
+        collect: environment steps (in each environment) between updates.
+        updates: gradient updates for each environment step.
+        capacity: transitions that are kept.
+        hidden, activation, encoder: of the network; the encoder is chosen by the space when None.
+    """
+    return Algorithm(
+        networks={"critic": action_values(hidden, activation, encoder), "target_critic": copy_of("critic")},
+        policy=greedy,
+        exploration=nested(
+            partial(uniform_until, steps=start), partial(mostly, random=linear(1.0, exploration, exploration_steps))
+        ),
+        collect=step,
+        buffers={"replay": Buffer(transition, capacity=capacity)},
+        losses={
+            "critic": Loss({"td": Term(partial(optimal_td, gamma=gamma), gives=("error", "q"))}, ("critic",), lr=lr)
+        },
+        after_update=(
+            AfterUpdate(
+                partial(follow, pairs={"target_critic": "critic"}, tau=1.0), "critic", times=delayed(target_every)
+            ),
+        ),
+        schedule=Schedule(batch_size=batch_size, start=start, collect=collect, updates=updates),
+        evaluation=(episode_return,),
+    )
+
+
+@expressed
+def double(algorithm: Algorithm) -> Algorithm:
+    """Double Q-learning: the network chooses the next action, its target values it. On `dqn`."""
+    return rebind(algorithm, "critic", "td", next_value=value_of_greedy)
+
+
+@expressed
+def dueling(algorithm: Algorithm) -> Algorithm:
+    """A value and an advantage stream in place of the plain head; hidden layers and encoder stay. On `dqn`."""
+    return replace_network(algorithm, "critic", dueling_values(**algorithm.networks["critic"].keywords))  # type: ignore[attr-defined]

@@ -1,0 +1,401 @@
+"""What users call: `train`, `resume`, `evaluate`, `load`, `show`, `listed`. The command line calls the same."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from palaestra.algorithm import PARTS, Algorithm, changed_parts
+from palaestra.batch import each
+from palaestra.envs.border import Border, describe, undescribe
+from palaestra.envs.make import World, make_vector
+from palaestra.envs.registration import WORLDS
+from palaestra.expression import Entry, catalogue, nearest, parse
+from palaestra.learner import Learner
+from palaestra.loops.online import Online, online
+from palaestra.runs import Run, RunError
+from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
+
+Listen = Callable[[dict[str, Any]], None]
+
+
+def silent(row: dict[str, Any]) -> None:
+    """The listener of a run that nobody watches."""
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def train(
+    algorithm: str | Algorithm,
+    env: World,
+    steps: int,
+    *,
+    seed: int = 0,
+    environments: int = 1,
+    out: str | Path | None = None,
+    evaluate_every: int | None = None,
+    episodes: int = 10,
+    log_every: int | None = None,
+    checkpoint_every: int | None = None,
+    device: str = "cpu",
+    compile: bool = False,
+    listen: Listen = silent,
+) -> Run:
+    """Train an algorithm in an environment and return its run, whose folder holds all there is to know of it.
+
+    Args:
+        algorithm: an expression such as "td3(lr=1e-3)", or an `Algorithm`.
+        env: a Gymnasium id, an environment, a function that makes one, or a vector environment.
+        steps: environment steps in all.
+        seed: of every random stream of the run.
+        environments: copies stepped side by side.
+        out: the run's folder; "runs/ALGORITHM-ENV-SEED", numbered where that is taken, when None.
+        evaluate_every: environment steps between evaluations; a twentieth of `steps` when None.
+        episodes: of each evaluation, one in each of as many separately seeded copies.
+        log_every: environment steps between rows of the metrics; a hundredth of `steps` when None.
+        checkpoint_every: environment steps between checkpoints; a tenth of `steps` when None.
+        device: "cpu", "cuda", "cuda:1", ...
+        compile: fuse each loss with `torch.compile` (a minute at the start).
+        listen: called with a row after every collection, and with every row of the metrics.
+
+    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment) for arguments that do not fit, RunError where the
+    folder holds a run or cannot be written.
+    """
+    value = parse(algorithm) if isinstance(algorithm, str) else algorithm
+    for name, number in {"steps": steps, "environments": environments, "episodes": episodes}.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1")
+    world = make_vector(env, environments)
+    border = Border(world.single_observation_space, world.single_action_space)
+    periods = {
+        "evaluate_every": evaluate_every or max(1, steps // 20),
+        "log_every": log_every or max(1, steps // 100),
+        "checkpoint_every": checkpoint_every or max(1, steps // 10),
+    }
+    live = Online(value, world, seed, device=device, compile=compile)
+    about = {
+        "expression": str(value),
+        "settings": [{"slug": call.slug, **_settings(call.slug, dict(call.keywords))} for call in value.calls],
+        "rebuilds": _rebuilds(value),
+        "env": env if isinstance(env, str) else _name(world),
+        "made_by_id": isinstance(env, str),
+        "dataset": None,
+        "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
+        "seeds": [seed],
+        "steps": steps,
+        "environments": environments,
+        "episodes": episodes,
+        **periods,
+        "device": device,
+        "compile": compile,
+        "threads": torch.get_num_threads(),
+        "resume": live.source.problem or "exact",
+    }
+    folder = Path(out) if out is not None else _folder(str(value.calls[0].slug if value.calls else "algorithm"), about)
+    run = Run.create(folder, about)
+    listen({"kind": "begin", **about, "run": str(run.folder)})
+    _go(run, live, _evaluation(env, world, episodes), steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
+    return run
+
+
+def resume(
+    run: str | Path | Run,
+    steps: int | None = None,
+    *,
+    env: World | None = None,
+    algorithm: Algorithm | None = None,
+    listen: Listen = silent,
+) -> Run:
+    """Continue a run from its last checkpoint, to `steps` in all (those it was begun with when None).
+
+    On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env` and
+    `algorithm` must be given again where they were not an id and an expression. RunError where there is nothing left to
+    do, or where a checkpoint is damaged.
+    """
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    about = run.about
+    json = run.folder / "run.json"
+    if algorithm is None and not about["rebuilds"]:
+        raise RunError(
+            json, "its algorithm was made by hand", "pass it again: pal.resume(run, algorithm=...)", "expression"
+        )
+    if env is None and not about["made_by_id"]:
+        raise RunError(
+            json, f"its environment, {about['env']}, was constructed", "pass it again: pal.resume(run, env=...)"
+        )
+    value = algorithm or parse(about["expression"])
+    world_of = env if env is not None else about["env"]
+    world = make_vector(world_of, about["environments"])
+    live = Online(value, world, about["seeds"][0], device=about["device"], compile=about["compile"])
+    steps = steps or about["steps"]
+    checkpoints = Checkpoints(run.folder / "checkpoints")
+    checkpoint = checkpoints.latest()
+    if checkpoint is not None and checkpoint.count >= steps:
+        raise RunError(
+            json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
+        )
+    with _quiet_threads(about["threads"]):
+        seconds = 0.0
+        if checkpoint is not None:
+            seconds = _restore(live, checkpoint)
+        run.truncate(checkpoint.position if checkpoint is not None else 0)
+        run.update(status="running", steps=steps)
+        listen({"kind": "begin", **run.about, "run": str(run.folder), "env_steps": live.env_steps})
+        for problem in checkpoints.problems:
+            listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
+        _go(run, live, _evaluation(world_of, world, about["episodes"]), steps, checkpoints, seconds, listen)
+    return run
+
+
+def _go(
+    run: Run, live: Online, evaluation: Any, steps: int, checkpoints: Checkpoints, seconds: float, listen: Listen
+) -> None:
+    about = run.about
+    spent = seconds
+
+    def record(row: dict[str, Any]) -> None:
+        run.log(row)
+        listen(row)
+
+    def tick(row: dict[str, Any]) -> None:
+        nonlocal spent
+        spent = row["seconds"]
+        listen({"kind": "tick", **row})
+
+    def save(live: Online) -> None:
+        state = {**live.state_dict(), "seconds": spent}
+        segments = {name: Segment(*replay.segment(), replay.alive) for name, replay in live.replays.items()}
+        checkpoints.save(live.env_steps, state, segments, run.position())
+        listen({"kind": "checkpoint", "env_steps": live.env_steps})
+
+    with run.writing():
+        try:
+            online(
+                live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
+                **{key: about[key] for key in ("evaluate_every", "log_every", "checkpoint_every")},
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            run.update(status="stopped")
+            raise
+        except Exception as problem:
+            run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
+            raise
+        run.update(status="finished")
+
+
+def _restore(live: Online, checkpoint: Checkpoint) -> float:
+    state: Any = checkpoint.state
+    rows = {
+        name: [(dict(segment.tensors), segment.meta) for segment in checkpoint.segments.get(name, [])]
+        for name in live.replays
+    }
+    live.load_state_dict(state, rows)
+    return float(state["seconds"])
+
+
+@contextmanager
+def _quiet_threads(threads: int) -> Iterator[None]:
+    """The run's own number of threads: sums in another order would not be bit for bit the same."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _evaluation(env: World, world: Any, episodes: int) -> Any:
+    """Separate copies to evaluate in. A constructed vector environment cannot be made again: it is not evaluated in."""
+    return None if env is world else make_vector(env, episodes)
+
+
+def _rebuilds(value: Algorithm) -> bool:
+    try:
+        return bool(parse(str(value)) == value)
+    except ValueError:
+        return False
+
+
+def _settings(slug: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a call, defaults included."""
+    entry = catalogue("algorithms").get(slug) or catalogue("methods").get(slug)
+    if entry is None:
+        return {key: _written(value) for key, value in given.items()}
+    parameters = inspect.signature(entry.load()).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {key: _plain(value) for key, value in {**defaults, **given}.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(entry) for entry in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else _written(value)
+
+
+def _name(world: Any) -> str:
+    single = world.envs[0] if hasattr(world, "envs") else world
+    return single.spec.id if single.spec is not None else type(single.unwrapped).__name__
+
+
+def _folder(slug: str, about: Mapping[str, Any]) -> Path:
+    stem = f"{slug}-{about['env'].replace('/', '-')}-{about['seeds'][0]}"
+    taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
+    return next(folder for folder in taken if not folder.exists())
+
+
+# -------------------------------------------------------------------------------------------------- what was trained
+
+
+class Deployed:
+    """A trained policy at work: `act(obs)` gives the environment's own actions.
+
+    A policy with memory remembers from call to call; `reset()` begins an episode.
+    """
+
+    def __init__(self, learner: Learner, border: Border) -> None:
+        self.learner, self.border = learner, border
+        self._policy = learner.deployed()
+        self._memory: Any = None
+
+    def reset(self) -> None:
+        """Forget: a new episode begins."""
+        self._memory = None
+
+    def act(self, obs: Any) -> np.ndarray:
+        """The most likely action for one observation, or for a batch of them (one more axis in front)."""
+        single = self._is_single(obs)
+        rows = self.border.obs(each_array(lambda x: np.asarray(x)[None], obs) if single else obs)
+        with torch.no_grad():
+            action, _, self._memory = self._policy(self.learner.nets, rows, self._memory, None)
+        batch = self.border.action(action)
+        return batch[0] if single else batch
+
+    def _is_single(self, obs: Any) -> bool:
+        space = self.border.observation
+        if isinstance(obs, dict):
+            key = next(iter(space.spaces))  # type: ignore[attr-defined]
+            return np.shape(obs[key]) == space.spaces[key].shape  # type: ignore[attr-defined]
+        if np.shape(obs) == space.shape:
+            return True
+        if np.shape(obs)[1:] == space.shape:
+            return False
+        raise ValueError(f"an observation of shape {np.shape(obs)} does not fit {space}, nor a batch of such")
+
+
+def each_array(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of an array, or of every array of a dictionary."""
+    return {key: function(entry) for key, entry in value.items()} if isinstance(value, dict) else function(value)
+
+
+def load(run: str | Path | Run) -> Deployed:
+    """The policy of a run's last checkpoint. RunError where there is none."""
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    about = run.about
+    if not about["rebuilds"]:
+        raise RunError(
+            run.folder / "run.json", "its algorithm was made by hand", "load it where that code is", "expression"
+        )
+    checkpoint = Checkpoints(run.folder / "checkpoints").latest()
+    if checkpoint is None:
+        raise RunError(run.folder, "it has no checkpoint yet", "wait for one, or train with --checkpoint-every")
+    border = Border(undescribe(about["spaces"]["obs"]), undescribe(about["spaces"]["action"]))
+    learner = Learner(parse(about["expression"]), border.spec, about["seeds"][0])
+    state: Any = checkpoint.state
+    learner.nets.load_state_dict(each(lambda tensor: tensor, state["learner"]["nets"]))
+    return Deployed(learner, border)
+
+
+def evaluate(run: str | Path | Run, *, episodes: int = 10, seed: int = 0, env: World | None = None) -> dict[str, Any]:
+    """The raw scores of a run's policy in fresh episodes: `{"run": folder, "scores": {name: [values]}}`."""
+    from palaestra.rollout.source import Source
+
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    if env is None and not run.about["made_by_id"]:
+        raise RunError(
+            run.folder / "run.json", "its environment was constructed", "pass it: pal.evaluate(run, env=...)"
+        )
+    deployed = load(run)
+    source = Source(make_vector(env if env is not None else run.about["env"], episodes), seed)
+    learner = deployed.learner
+    scores: dict[str, list[float]] = {}
+    for part in learner.algorithm.evaluation:
+        scores |= part(learner.nets, learner.deployed(), source)
+    return {"run": str(run.folder), "scores": scores}
+
+
+# ---------------------------------------------------------------------------------------------------- what there is
+
+
+def show(algorithm: str | Algorithm) -> dict[str, Any]:
+    """An algorithm taken apart: `{"expression", "base", "methods": [{"slug", "parts"}], "parts": {part: text}}`."""
+    value = parse(algorithm) if isinstance(algorithm, str) else algorithm
+    texts = list(map(str, value.calls))
+    steps = [parse("+".join(texts[: n + 1])) for n in range(len(texts))]
+    methods = [
+        {"slug": call.slug, "parts": list(changed_parts(before, after))}
+        for call, before, after in zip(value.calls[1:], steps[:-1], steps[1:], strict=True)
+    ]
+    parts = {part: _written(getattr(value, part)) for part in PARTS}
+    return {"expression": str(value), "base": value.calls[0].slug, "methods": methods, "parts": parts}
+
+
+def listed(what: str) -> list[dict[str, Any]]:
+    """What there is: "algorithms", "methods" or "envs", each with `slug` and `title` (and what a method changes)."""
+    if what == "envs":
+        return [{"slug": name, "title": _title(module, world)} for name, (module, world, *_) in WORLDS.items()]
+    if what not in ("algorithms", "methods"):
+        raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs'))}")
+    entries = catalogue(what).values()
+    rows: list[dict[str, Any]] = [{"slug": e.slug, "title": e.title, "package": e.package} for e in entries]
+    if what == "methods":
+        for row, entry in zip(rows, entries, strict=True):
+            row |= {"parts": _changes(entry), "family": entry.reference.split(".")[-2], "claim": None}
+    return rows
+
+
+def _title(module: str, world: str) -> str:
+    found = getattr(import_module(f"palaestra.envs.{module}"), f"{world}Env")
+    return (inspect.getdoc(found) or "").partition("\n")[0]
+
+
+def _changes(entry: Entry) -> list[str]:
+    """The parts that a method changes on the first base that it fits."""
+    for base in catalogue("algorithms"):
+        try:
+            return list(changed_parts(parse(base), parse(f"{base}+{entry.slug}")))
+        except ValueError:
+            continue
+    return []
+
+
+def _written(value: Any) -> Any:
+    """A part as a person reads it: functions by name with what is bound to them, mappings by key."""
+    if isinstance(value, Mapping):
+        return {key: _written(entry) for key, entry in value.items()}
+    if isinstance(value, functools.partial):
+        inside = [f"{k}={_written(v)}" for k, v in value.keywords.items()]
+        return f"{_written(value.func)}({', '.join([*map(str, map(_written, value.args)), *inside])})"
+    if isinstance(value, tuple | list):
+        return [_written(entry) for entry in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _written(getattr(value, f.name)) for f in fields(value) if _told(value, f)}
+    if inspect.isfunction(value):
+        return value.__qualname__.lstrip("_")
+    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+
+
+def _told(value: Any, field: Any) -> bool:
+    """Defaults are left out, except those of the schedule, which is all numbers."""
+    from palaestra.algorithm import Schedule, same
+
+    return isinstance(value, Schedule) or not same(getattr(value, field.name), field.default)

@@ -1,0 +1,282 @@
+"""The command line: `palaestra train | evaluate | show | list | runs`.
+
+What programs read (`--json`) goes to standard output, one object; progress and messages go to standard error. Exit
+codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="palaestra",
+    help="Reinforcement-learning methods as small parts that compose.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+runs_app = typer.Typer(help="Look at runs: list, show, plot.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(runs_app, name="runs")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        say("stopped; continue with: palaestra train --resume RUN")
+        sys.exit(130)
+    except Exception as wrong:
+        if code := _exit_code(wrong):
+            say(f"error: {wrong.args[0] if isinstance(wrong, KeyError) else wrong}")
+            sys.exit(code)
+        raise
+
+
+def _exit_code(wrong: Exception) -> int:
+    """2 for what the user wrote, 1 for what a run or a file is; 0 for a mistake of ours, which keeps its traceback."""
+    from palaestra.runs.errors import RunError
+
+    if isinstance(wrong, RunError):
+        return 1
+    ours = type(wrong).__module__.startswith("palaestra") or type(wrong) is ValueError
+    return 2 if ours and isinstance(wrong, ValueError) else 0
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def give(data: Any) -> None:
+    """One JSON object (or list) for programs, on standard output."""
+    print(json.dumps(data, indent=2, default=str, allow_nan=False))
+
+
+# ------------------------------------------------------------------------------------------------------------ verbs
+
+
+@app.command(epilog='Example: palaestra train "sac(lr=1e-3)" --env Pendulum-v1 --steps 6000 --out runs/first')
+def train(
+    expression: Annotated[
+        str | None, typer.Argument(help='An algorithm: sac, "td3(lr=1e-3)", dqn+double+n-step.')
+    ] = None,
+    env: Annotated[str | None, typer.Option(help="A Gymnasium id.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Environment steps in all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random stream.")] = 0,
+    environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
+    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Of each evaluation.")] = 10,
+    log_every: Annotated[int | None, typer.Option(min=1, help="Steps between rows of the metrics.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Fuse each loss (a minute at the start).")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train an algorithm in an environment, or continue a run."""
+    if resume is None and (expression is None or env is None or steps is None):
+        missing = [n for n, v in {"EXPRESSION": expression, "--env": env, "--steps": steps}.items() if v is None]
+        raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
+    if resume is not None and (expression is not None or env is not None):
+        raise typer.BadParameter("--resume continues a run as it was begun: leave out EXPRESSION and --env")
+    import torch
+
+    from palaestra import api
+    from palaestra.progress import Progress
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with Progress(quiet) as progress:
+        if resume is not None:
+            run = api.resume(resume, steps, listen=progress)
+        else:
+            assert expression is not None
+            assert env is not None
+            assert steps is not None
+            run = api.train(
+                expression, env, steps, seed=seed, environments=environments, out=out, evaluate_every=evaluate_every,
+                episodes=episodes, log_every=log_every, checkpoint_every=checkpoint_every, device=device,
+                compile=compile, listen=progress,
+            )  # fmt: skip
+    result = _trained(run)
+    if as_json:
+        give(result)
+    elif not quiet:
+        _say_scores(result["scores"])
+        say(f"the run is in {run.folder}; look at it with: palaestra runs plot {run.folder}")
+
+
+def _trained(run: Any) -> dict[str, Any]:
+    from palaestra.runs import row
+
+    about, table = run.about, row(run)
+    scores: dict[str, dict[str, list[float]]] = {}
+    for one in run.metrics():
+        if one["kind"] == "evaluation":
+            for name, values in one["scores"].items():
+                scores.setdefault(name, {})[str(one["seed"])] = values
+    return {
+        "run": str(run.folder),
+        **{key: about[key] for key in ("expression", "env", "dataset", "seeds")},
+        **{key: table[key] for key in ("env_steps", "updates")},
+        "scores": scores,
+        "seconds": table["seconds"],
+    }
+
+
+def _say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
+    from palaestra.runs.queries import interquartile_mean
+
+    for name, by_seed in scores.items():
+        values = [value for seed in by_seed.values() for value in seed]
+        say(
+            f"{name}: interquartile mean {interquartile_mean(values):.5g} of {len(values)} episodes "
+            f"(from {min(values):.5g} to {max(values):.5g})"
+        )
+
+
+@app.command(epilog="Example: palaestra evaluate runs/first --episodes 50")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    episodes: Annotated[int, typer.Option(min=1)] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of the environments.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Play fresh episodes with a run's last checkpoint and give their raw scores."""
+    from palaestra import api
+
+    result = api.evaluate(run, episodes=episodes, seed=seed)
+    if as_json:
+        give(result)
+    else:
+        _say_scores({name: {"": values} for name, values in result["scores"].items()})
+        for name, values in result["scores"].items():
+            print(name, *(f"{value:.6g}" for value in values))
+
+
+@app.command(epilog='Example: palaestra show "td3(lr=1e-3)+n-step"')
+def show(expression: Annotated[str, typer.Argument(help="An algorithm.")], as_json: Json = False) -> None:
+    """Take an algorithm apart: its parts, and what each method changed."""
+    from palaestra import api
+
+    taken = api.show(expression)
+    if as_json:
+        give(taken)
+        return
+    print(taken["expression"])
+    for method in taken["methods"]:
+        print(f"  {method['slug']} changes {', '.join(method['parts']) or 'nothing'}")
+    print()
+    for part, value in taken["parts"].items():
+        print(f"{part:15}{_text(value)}")
+
+
+def _text(value: Any, indent: int = 15) -> str:
+    """A part on as few lines as it needs: one a key where they are many."""
+    if value in (None, [], {}):
+        return "none"
+    if isinstance(value, list):
+        return ("\n" + " " * indent).join(_text(entry, indent) for entry in value)
+    if not isinstance(value, dict):
+        return str(value)
+    if all(not isinstance(entry, dict | list) for entry in value.values()):
+        short = "  ".join(f"{key}={entry}" for key, entry in value.items())
+        if len(short) < 100 - indent:
+            return short
+    wide = max(map(len, value)) + 2
+    return ("\n" + " " * indent).join(f"{key:{wide}}{_text(entry, indent + wide)}" for key, entry in value.items())
+
+
+@app.command("list", epilog="Example: palaestra list methods --json")
+def list_(what: Annotated[str, typer.Argument(help="algorithms, methods or envs.")], as_json: Json = False) -> None:
+    """List what there is."""
+    from palaestra import api
+
+    rows = api.listed(what)
+    if as_json:
+        give(rows)
+        return
+    wide = max((len(row["slug"]) for row in rows), default=0) + 2
+    for row in rows:
+        ours = "" if row.get("package", "palaestra") == "palaestra" else f"  [{row['package']}]"
+        print(f"{row['slug']:{wide}}{row['title']}{ours}")
+    if what == "envs":
+        say("and every id that Gymnasium knows")
+
+
+@runs_app.command("list", epilog="Example: palaestra runs list runs")
+def runs_list(
+    folders: Annotated[list[Path] | None, typer.Argument(help="Where to look; runs/ when left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs in folders."""
+    from palaestra.runs import broken, find, row
+
+    places = folders or [Path("runs")]
+    rows = [row(run) for run in find(places)]
+    problems = [{"folder": str(folder), "problem": str(problem)} for folder, problem in broken(places)]
+    if as_json:
+        give({"runs": [{**r, "folder": str(r["folder"]), "iqm": _finite(r["iqm"])} for r in rows], "broken": problems})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("folder", "expression", "env", "seeds", "status", "env_steps", "iqm")
+    table = Table(*columns, box=None, pad_edge=False)
+    for one in rows:
+        scores = ", ".join(f"{name} {value:.5g}" for name, value in one["iqm"].items())
+        seeds = ",".join(map(str, one["seeds"] or []))
+        table.add_row(
+            str(one["folder"]), one["expression"], one["env"], seeds, one["status"], str(one["env_steps"]), scores
+        )
+    Console().print(table)
+    for problem in problems:
+        say(f"error: {problem['problem']}")
+
+
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if value == value and abs(value) != float("inf") else None for name, value in values.items()}
+
+
+@runs_app.command("show", epilog="Example: palaestra runs show runs/first")
+def runs_show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
+    """Show what a run was and how far it came."""
+    from palaestra.runs import Run, row
+
+    opened = Run.open(run)
+    table = row(opened)
+    result = {**opened.about, "folder": str(opened.folder), "status": table["status"]}
+    result |= {key: table[key] for key in ("env_steps", "updates", "seconds")} | {"iqm": _finite(table["iqm"])}
+    if as_json:
+        give(result)
+        return
+    for key, value in result.items():
+        print(f"{key:18}{_text(value, 18)}")
+
+
+@runs_app.command("plot", epilog="Example: palaestra runs plot runs/first --out curve.png")
+def runs_plot(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")],
+    out: Annotated[Path, typer.Option(help="A .png, .svg or .pdf file.")] = Path("curve.png"),
+    score: Annotated[str, typer.Option(help="Which score.")] = "episode_return",
+    as_json: Json = False,
+) -> None:
+    """Draw learning curves: interquartile means of evaluations, and every raw value."""
+    from palaestra.runs import find, learning_curve
+
+    path = learning_curve(find(runs), out, score)
+    give({"picture": str(path)}) if as_json else say(f"the picture is {path}")

@@ -1,0 +1,38 @@
+"""Batches whose rows come from several buffers in fixed shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from palaestra.algorithm import Clock
+from palaestra.batch import Columns, flatten, unflatten
+from palaestra.data.replay import Replay
+
+
+def counts(replays: Mapping[str, Replay], name: str, n: int) -> dict[str, int]:
+    """How many of `n` rows of stream `name` come from which buffer, its own first."""
+    shares = replays[name].buffer.shares
+    others = {other: round(n * share) for other, share in shares.items()}
+    return {name: n - sum(others.values()), **others}
+
+
+def sample(replays: Mapping[str, Replay], name: str, n: int, rng: Generator, clock: Clock) -> Columns:
+    """A batch of `n` rows of stream `name`: the columns that all of its sources have."""
+    sources = counts(replays, name, n)
+    if len(sources) == 1:
+        return replays[name].sample(n, rng, clock)
+    parts = [flatten(replays[source].sample(count, rng, clock)) for source, count in sources.items()]
+    common = [key for key in parts[0] if all(key in part for part in parts)]
+    return unflatten({key: torch.cat([part[key] for part in parts]) for key in common})
+
+
+def feed_back(replays: Mapping[str, Replay], name: str, index: Tensor, error: Tensor) -> None:
+    """Tell each source how far off its rows were: `index` and `error` [B] of a batch that `sample` drew."""
+    begin = 0
+    for source, count in counts(replays, name, len(index)).items():
+        rows = slice(begin, begin + count)
+        replays[source].update(index[rows], error[rows])
+        begin += count

@@ -1,0 +1,95 @@
+"""How likely a row is drawn: a sum tree over all rows, and the factors that it holds the product of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from palaestra.algorithm import Clock, Scheduled, Store
+from palaestra.functional.schedules import number
+
+WIDTH = 64  # children of a node: one cumulative sum a level, and three levels for a quarter of a million rows
+
+
+class SumTree:
+    """Non-negative numbers by row, their sum, and draws in proportion, each in time O(log rows), many at a time.
+
+    Float64: in float32 a sum over a million rows loses the small ones.
+    """
+
+    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
+        sizes = [-(-rows // WIDTH) * WIDTH]
+        while sizes[-1] > WIDTH:
+            sizes.append(-(-(sizes[-1] // WIDTH) // WIDTH) * WIDTH)
+        self.levels = [torch.zeros(size, dtype=torch.float64, device=device) for size in sizes]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of all, 0-d."""
+        return self.levels[-1].sum()
+
+    def get(self, index: Tensor) -> Tensor:
+        return self.levels[0][index]
+
+    def set(self, index: Tensor, value: Tensor) -> None:
+        """Set the leaves of `index` [B] (of equal indices the last counts) and every sum above them."""
+        self.levels[0][index] = value.double()
+        for below, above in zip(self.levels[:-1], self.levels[1:], strict=True):
+            index = torch.unique(index // WIDTH)
+            above[index] = below.view(-1, WIDTH)[index].sum(1)
+
+    def sample(self, n: int, rng: Generator) -> Tensor:
+        """`n` rows [n], independent, each in proportion to its number, which is never zero."""
+        top = self.levels[-1].cumsum(0)
+        target = torch.rand(n, dtype=torch.float64, generator=rng, device=top.device) * top[-1]
+        index = torch.searchsorted(top, target, right=True).clamp_(max=len(top) - 1)
+        target = target - (top[index] - self.levels[-1][index])
+        for level in reversed(self.levels[:-1]):
+            children = level.view(-1, WIDTH)[index].cumsum(1)
+            # rounding may leave a target a hair beyond the sum of the children: draw among those that are not zero
+            target = torch.minimum(target, children[:, -1] * (1 - 1e-12))
+            child = torch.searchsorted(children, target.unsqueeze(1), right=True).squeeze(1).clamp_(max=WIDTH - 1)
+            target = target - (children.gather(1, child.unsqueeze(1)).squeeze(1) - level.view(-1, WIDTH)[index, child])
+            index = index * WIDTH + child
+        return index
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"leaves": self.levels[0].clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.levels[0].copy_(state["leaves"])
+        for below, above in zip(self.levels[:-1], self.levels[1:], strict=True):
+            sums = below.view(-1, WIDTH).sum(1)
+            above.zero_()
+            above[: len(sums)] = sums
+
+
+class Proportional:
+    """`(error + floor)^sharpness` (Schaul et al. 2016, eq. 1); new rows get the largest one so far.
+
+    Importance weights `(rows * P)^-correction`, divided by the batch's largest, undo the bias in expectation.
+    """
+
+    def __init__(self, sharpness: float, correction: Scheduled, floor: float = 1e-6) -> None:
+        self.sharpness, self.correction, self.floor = sharpness, correction, floor
+        self.largest: Tensor = torch.ones(())
+
+    def insert(self, store: Store, index: Tensor) -> Tensor:
+        return self.largest.to(index.device).expand(len(index))
+
+    def update(self, store: Store, index: Tensor, error: Tensor) -> Tensor:
+        priority = (error + self.floor) ** self.sharpness
+        self.largest = torch.maximum(self.largest.to(priority.device), priority.max())
+        return priority
+
+    def weight(self, probability: Tensor, rows: int, clock: Clock) -> Tensor:
+        weight = (rows * probability) ** -number(self.correction, clock)
+        return (weight / weight.max()).float()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"largest": self.largest.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.largest = state["largest"]

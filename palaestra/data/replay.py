@@ -1,0 +1,263 @@
+"""Replay: a ring a environment, an observation kept once. Shape legend: `N` environments, `T` steps, `B` rows.
+
+Each environment writes its own ring of `capacity // N` slots. A step's slot holds its observation, action, reward and
+flags; the observation that it led to is that of the next slot. That slot is `PENDING` until the next step fills it in,
+or stays as an `END`, where an episode's final observation lies. Rows drawn are always whole steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from palaestra.algorithm import Buffer, Clock
+from palaestra.batch import Columns, flatten, unflatten
+
+EMPTY, STEP, PENDING, END = 0, 1, 2, 3
+NOT_KEPT = ("next_obs", "first", "valid")  # next_obs is the next slot's obs; the others describe the collection
+
+
+class Replay:
+    """The runtime of a `Buffer`: `insert(steps)`, `sample(n, rng) -> batch`, `update(index, error)`; a `Store` too.
+
+    Args:
+        buffer: what to keep and how to lay it out. Its priorities are copied, so that two runs never share state.
+        environments: how many write into it.
+        device: where rows live and are drawn.
+    """
+
+    def __init__(self, buffer: Buffer, environments: int = 1, device: torch.device | str = "cpu") -> None:
+        self.buffer = buffer
+        self.ring = buffer.capacity // environments
+        if self.ring < 3:
+            raise ValueError(
+                f"capacity={buffer.capacity} leaves {self.ring} rows for each of {environments} environments: "
+                "at least 3 are needed"
+            )
+        self.environments = environments
+        self.capacity = self.ring * environments
+        self.device = torch.device(device)
+        self.columns: dict[str, Tensor] = {}
+        self.kind = torch.zeros(self.capacity, dtype=torch.uint8, device=self.device)
+        self.heads = torch.zeros(environments, dtype=torch.int64, device=self.device)  # slots written, ever
+        self.pending = torch.zeros(environments, dtype=torch.bool, device=self.device)
+        self.offset = torch.arange(environments, device=self.device) * self.ring
+        self.rows = 0  # whole steps that can be drawn
+        self.priorities = copy.deepcopy(buffer.priority)
+        self.tree: Any = None
+        if self.priorities:
+            from palaestra.data.priorities import SumTree
+
+            self.tree = SumTree(self.capacity, self.device)
+        self._saved = self.heads.clone()
+
+    # ------------------------------------------------------------------------------------------------ a store
+
+    def names(self) -> Iterable[str]:
+        return dict.fromkeys(name.split("/")[0] for name in self.columns)
+
+    def get(self, name: str, index: Tensor) -> Any:
+        """Entries of a column by index (any shape): a tensor, or a dictionary for Dict observations."""
+        return _entries(self.columns, name, index)
+
+    def next(self, index: Tensor) -> Tensor:
+        """The slot after each, in the same environment's ring."""
+        following = index + 1
+        return torch.where(following % self.ring == 0, following - self.ring, following)
+
+    def ends(self, index: Tensor) -> Tensor:
+        """Whether a slot holds no step of its own: a final observation, or the newest one."""
+        return self.kind[index] != STEP
+
+    # ------------------------------------------------------------------------------------------------ insertion
+
+    def insert(self, steps: Columns) -> None:
+        """Keep steps [T, N, ...]: `obs, action, reward, terminated, truncated, next_obs`, `first` (the observation
+        begins an episode), `valid` (a step was taken), and any other column."""
+        flat = flatten(steps)
+        if not self.columns:
+            self._allocate(flat)
+        for t in range(len(steps["reward"])):
+            self._insert({key: value[t] for key, value in flat.items()})
+
+    def _allocate(self, flat: dict[str, Tensor]) -> None:
+        kept = [key for key in flat if key.split("/")[0] not in NOT_KEPT]
+        for key in kept:  # empty, not zeros: the operating system gives pages only as they are written
+            shape = (self.capacity, *flat[key].shape[2:])
+            self.columns[key] = torch.empty(shape, dtype=flat[key].dtype, device=self.device)
+
+    def _insert(self, step: dict[str, Tensor]) -> None:
+        keep = step["valid"]
+        if self.buffer.keep is not None:
+            keep = keep & self.buffer.keep(unflatten(step))
+        # A pending observation that its step does not follow (a new episode, rows left out) stays as an end.
+        abandoned = self.pending & (step["first"] | ~keep)
+        self.heads += abandoned
+        self._mark(self._slot(self.heads - 1), torch.where(abandoned, END, PENDING), abandoned)
+        self.pending &= ~abandoned
+        who = keep.nonzero().squeeze(1)
+        if not len(who):
+            return
+        everyone = len(who) == self.environments
+        slot = self._slot(self.heads)[who]
+        following = self._slot(self.heads + 1)[who]
+        for key, column in self.columns.items():
+            column[slot] = step[key] if everyone else step[key][who]
+            if key == "obs" or key.startswith("obs/"):
+                after = step["next_" + key]
+                column[following] = after if everyone else after[who]
+        done = (step["terminated"] | step["truncated"])[who]
+        self._mark(slot, torch.full_like(slot, STEP), torch.ones_like(done))
+        self._mark(following, torch.where(done, END, PENDING), torch.ones_like(done))
+        self.heads[who] += 1 + done.long()
+        self.pending[who] = ~done
+
+    def _slot(self, heads: Tensor) -> Tensor:
+        return heads % self.ring + self.offset
+
+    def _mark(self, slot: Tensor, kind: Tensor, where: Tensor) -> None:
+        slot, kind = slot[where], kind[where].to(torch.uint8)
+        if not len(slot):
+            return
+        self.rows += int((kind == STEP).sum()) - int((self.kind[slot] == STEP).sum())
+        self.kind[slot] = kind
+        if self.tree is not None:
+            value = (kind == STEP).double()
+            for priority in self.priorities:
+                value = value * priority.insert(self, slot)
+            self.tree.set(slot, value)
+
+    # -------------------------------------------------------------------------------------------------- drawing
+
+    def sample(self, n: int, rng: Generator, clock: Clock | None = None) -> Columns:
+        """A batch of `n` rows, drawn with replacement: uniform, or in proportion to the product of the priorities."""
+        if not self.rows:
+            raise ValueError("the replay is empty: insert steps before drawing from it")
+        index = self.draw(n, rng)
+        batch = self.buffer.layout(self, index, rng)
+        batch["index"] = index
+        batch["weight"] = torch.ones(n, device=self.device)
+        if self.tree is not None:
+            assert clock is not None, "prioritised rows are weighted by the clock"
+            probability = self.tree.get(index) / self.tree.total
+            for priority in self.priorities:
+                weight = priority.weight(probability, self.rows, clock)
+                if weight is not None:
+                    batch["weight"] = batch["weight"] * weight
+        return batch
+
+    def draw(self, n: int, rng: Generator) -> Tensor:
+        """Slots [n] of whole steps."""
+        if self.tree is not None:
+            return self.tree.sample(n, rng)
+        longest = min(int(self.heads.max()) + 1, self.ring)
+        index = self._candidates(n, longest, rng)
+        bad = self.kind[index] != STEP
+        while bad.any():  # ends and newest observations are few: the odd second draw is cheaper than an index of steps
+            index = torch.where(bad, self._candidates(n, longest, rng), index)
+            bad = self.kind[index] != STEP
+        return index
+
+    def _candidates(self, n: int, longest: int, rng: Generator) -> Tensor:
+        drawn = torch.randint(longest * self.environments, (n,), generator=rng, device=self.device)
+        return drawn if longest == self.ring else drawn // longest * self.ring + drawn % longest
+
+    def update(self, index: Tensor, error: Tensor) -> None:
+        """Tell the priorities how far off the drawn rows were: `error [B]`, non-negative."""
+        if self.tree is None:
+            return
+        value = torch.ones(len(index), dtype=torch.float64, device=self.device)
+        for priority in self.priorities:
+            new = priority.update(self, index, error)
+            value = value * (priority.insert(self, index) if new is None else new)
+        self.tree.set(index, torch.where(self.kind[index] == STEP, value, 0.0))
+
+    # ---------------------------------------------------------------------------------------------- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the rows, which go into segments."""
+        state: dict[str, Any] = {"heads": self.heads.clone(), "pending": self.pending.clone(), "rows": self.rows}
+        if self.tree is not None:
+            state["tree"] = self.tree.state_dict()
+            state["priorities"] = [p.state_dict() if hasattr(p, "state_dict") else {} for p in self.priorities]
+        return state
+
+    def segment(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The slots written since the last segment, and what places them: append-only, so that saving costs the new."""
+        if not self.columns:
+            return {}, {}
+        first = torch.maximum(self._saved, self.heads + 1 - self.ring)
+        index = self._between(first, self.heads)
+        rows = {key: column[index] for key, column in self.columns.items()} | {"kind": self.kind[index]}
+        meta = {"first": first.tolist(), "last": self.heads.tolist()}
+        self._saved = self.heads.clone()
+        return rows, meta
+
+    def alive(self, meta: dict[str, Any]) -> bool:
+        """Whether some slot of an earlier segment has not been overwritten since."""
+        return any(
+            last + 1 > head + 1 - self.ring for last, head in zip(meta["last"], self.heads.tolist(), strict=True)
+        )
+
+    def load(self, state: dict[str, Any], segments: Iterable[tuple[dict[str, Tensor], dict[str, Any]]]) -> None:
+        """The inverse: the state, and the segments, oldest first."""
+        for rows, meta in segments:
+            if not self.columns:
+                self._allocate({key: value[None] for key, value in rows.items() if key != "kind"})
+            index = self._between(torch.tensor(meta["first"]), torch.tensor(meta["last"]))
+            for key, column in self.columns.items():
+                column[index] = rows[key].to(self.device)
+            self.kind[index] = rows["kind"].to(self.device)
+        self.heads.copy_(state["heads"])
+        self.pending.copy_(state["pending"])
+        self.rows = int(state["rows"])
+        self._saved = self.heads.clone()
+        if self.tree is not None:
+            self.tree.load_state_dict(state["tree"])
+            for priority, saved in zip(self.priorities, state["priorities"], strict=True):
+                if saved:
+                    priority.load_state_dict(saved)  # type: ignore[attr-defined]
+
+    def _between(self, first: Tensor, last: Tensor) -> Tensor:
+        """The slots from `first` to `last`, both included (the last holds the newest observation), of every ring."""
+        spans = zip(first.tolist(), last.tolist(), self.offset.tolist(), strict=True)
+        return torch.cat([torch.arange(a, b + 1) % self.ring + offset for a, b, offset in spans]).to(self.device)
+
+
+class Rollout:
+    """What was just collected, for algorithms that learn from it once: passes in minibatches, then nothing is kept."""
+
+    def __init__(self, buffer: Buffer, device: torch.device | str = "cpu") -> None:
+        self.buffer = buffer
+        self.device = torch.device(device)
+        self.columns: dict[str, Tensor] = {}
+
+    def insert(self, steps: Columns) -> None:
+        """Steps [T, N, ...], columns of the advantage included; they replace what was there."""
+        flat = {key: value.flatten(0, 1) for key, value in flatten(steps).items()}
+        valid = flat.pop("valid")
+        self.columns = {key: value[valid] for key, value in flat.items()}
+
+    def names(self) -> Iterable[str]:
+        return dict.fromkeys(name.split("/")[0] for name in self.columns)
+
+    def get(self, name: str, index: Tensor) -> Any:
+        return _entries(self.columns, name, index)
+
+    def minibatches(self, count: int, rng: Generator) -> Iterable[Columns]:
+        """One pass over all rows, in random order, in `count` pieces."""
+        rows = len(self.columns["reward"])
+        for index in torch.randperm(rows, generator=rng, device=self.device).chunk(count):
+            batch = self.buffer.layout(self, index, rng)  # type: ignore[arg-type]
+            yield {**batch, "index": index, "weight": torch.ones(len(index), device=self.device)}
+
+
+def _entries(columns: dict[str, Tensor], name: str, index: Tensor) -> Any:
+    if name in columns:
+        return columns[name][index]
+    part = {key: column[index] for key, column in columns.items() if key.startswith(f"{name}/")}
+    return unflatten(part)[name]

@@ -1,0 +1,83 @@
+"""From what a user names (an id, an environment, a function that makes one) to a vector environment."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from palaestra.envs.registration import register
+
+World = str | gym.Env[Any, Any] | VectorEnv | Callable[[], gym.Env[Any, Any]]
+
+EXTRAS = {  # what an id's failure to import asks for
+    "mujoco": "mujoco",
+    "Box2D": "box2d",
+    "box2d": "box2d",
+    "ale_py": "atari",
+    "pygame": "classic",
+    "envpool": "envpool",
+}
+
+
+class UnknownEnvironment(ValueError):
+    """No environment of this name can be made; says which could."""
+
+
+def make_vector(world: World, n: int = 1) -> VectorEnv:
+    """`n` copies that reset on demand (a given `VectorEnv` stays as it is).
+
+    Raises `UnknownEnvironment`, with the nearest ids or the missing extra, and ValueError for a vector environment of
+    another size than `n`.
+    """
+    register()
+    if isinstance(world, VectorEnv):
+        if n != world.num_envs:
+            raise ValueError(f"the vector environment has {world.num_envs} copies, and {n} were asked for")
+        return world
+    if isinstance(world, str):
+        try:
+            return _by_id(world, n)
+        except gym.error.DependencyNotInstalled as missing:
+            raise UnknownEnvironment(
+                f"{world} needs a package that is not installed: {missing}{_remedy(missing)}"
+            ) from missing
+        except ModuleNotFoundError as missing:
+            raise UnknownEnvironment(
+                f"{world} needs a package that is not installed: {missing}{_remedy(missing)}"
+            ) from missing
+        except gym.error.Error as wrong:
+            raise UnknownEnvironment(_unknown(world, wrong)) from wrong
+    if isinstance(world, gym.Env):
+
+        def another() -> gym.Env[Any, Any]:
+            return copy.deepcopy(world)
+
+        makers: list[Callable[[], gym.Env[Any, Any]]] = [another] * n
+    else:
+        makers = [world] * n
+    return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _by_id(name: str, n: int) -> VectorEnv:
+    spec = gym.spec(name)
+    if spec.namespace == "palaestra":
+        return gym.make_vec(name, n, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.DISABLED)
+    return SyncVectorEnv([lambda: gym.make(name)] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def _remedy(missing: Exception) -> str:
+    for word, extra in EXTRAS.items():
+        if word in str(missing):
+            return f"; pip install 'palaestra[{extra}]'"
+    return ""
+
+
+def _unknown(name: str, wrong: Exception) -> str:
+    near = difflib.get_close_matches(name, gym.registry, 3, 0.6)
+    first = str(wrong).splitlines()[0].rstrip(".")
+    return f"there is no environment {name!r} ({first})" + (f"; did you mean {', '.join(near)}?" if near else "")

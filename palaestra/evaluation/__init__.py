@@ -1,0 +1,1 @@
+"""How good is a policy? Raw values by name, never averaged."""

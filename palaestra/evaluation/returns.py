@@ -1,0 +1,21 @@
+"""Returns of whole episodes."""
+
+from __future__ import annotations
+
+import torch
+
+from palaestra.algorithm import Nets, Policy
+from palaestra.rollout.source import Source
+
+
+def episode_return(nets: Nets, policy: Policy, source: Source) -> dict[str, list[float]]:
+    """The undiscounted return of one episode in each environment of `source`, acting most likely (`rng=None`)."""
+    returns: dict[int, float] = {}
+    with torch.no_grad():
+        while len(returns) < source.n:
+            action, _, source.memory = policy(nets, source.obs, source.memory, None)
+            step = source.step(action)
+            done = (step["terminated"] | step["truncated"]).cpu().numpy().nonzero()[0]
+            for i, episode in zip(done.tolist(), source.finished(), strict=True):
+                returns.setdefault(i, episode["episode_return"])
+    return {"episode_return": [returns[i] for i in range(source.n)]}

@@ -1,0 +1,25 @@
+"""Numbers that change as a run goes on: functions of its clock, tensors in and out, so that they never recompile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def linear(begin: float, end: float, duration: float, of: str = "env_steps") -> Callable[[Any], Tensor]:
+    """From `begin` to `end` over the first `duration` environment steps (or `of="updates"`), then constant."""
+    return partial(_linear, begin=begin, end=end, duration=duration, of=of)
+
+
+def _linear(clock: Any, begin: float, end: float, duration: float, of: str) -> Tensor:
+    part: Tensor = getattr(clock, of) / duration
+    return torch.clamp(part, max=1.0) * (end - begin) + begin
+
+
+def number(value: float | Callable[[Any], Tensor], clock: Any) -> float | Tensor:
+    """The value of a schedule now; a plain number is its own."""
+    return value(clock) if callable(value) else value

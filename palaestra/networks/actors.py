@@ -1,0 +1,96 @@
+"""From an observation to an action, or to the parameters of a distribution of actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from palaestra.algorithm import Factory, Nets, Unfit
+from palaestra.batch import Obs, Spec
+from palaestra.networks.encoders import Encoder, action_mask, by_space
+from palaestra.networks.mlp import MLP, Activation
+
+
+def continuous_size(spec: Spec, who: str) -> int:
+    """The number of entries of a continuous action; Unfit for a discrete one."""
+    if spec.action.discrete:
+        raise Unfit(f"{who} acts in continuous (Box) spaces, and this one is discrete: try dqn or sac-discrete")
+    return spec.action.shape[0]
+
+
+def discrete_size(spec: Spec, who: str) -> int:
+    """The number of choices of a discrete action; Unfit for a continuous one."""
+    if not spec.action.discrete:
+        raise Unfit(f"{who} acts in discrete spaces, and this one is continuous (Box): try sac or td3")
+    return spec.action.choices[0]
+
+
+class Body(nn.Module):
+    """An encoder and a perceptron: observation -> [B, outputs]."""
+
+    def __init__(
+        self, spec: Spec, outputs: int, hidden: Sequence[int], activation: Activation, encoder: Encoder | None
+    ) -> None:
+        super().__init__()
+        self.encoder = (encoder or by_space)(spec.obs)
+        self.mlp = MLP((int(self.encoder.size), *hidden, outputs), activation)  # type: ignore[arg-type]
+
+    def forward(self, obs: Obs) -> Tensor:
+        return self.mlp(self.encoder(obs))
+
+
+class DeterministicActor(Body):
+    """`tanh(MLP(obs))`: an action [B, A] in [-1, 1]."""
+
+    def forward(self, obs: Obs) -> Tensor:
+        return super().forward(obs).tanh()
+
+
+class GaussianActor(Body):
+    """Mean and log standard deviation [B, A] of a normal distribution, the latter clamped to [-20, 2]."""
+
+    def forward(self, obs: Obs) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        mean, log_std = super().forward(obs).chunk(2, -1)
+        return mean, log_std.clamp(-20.0, 2.0)
+
+
+class CategoricalActor(Body):
+    """Log-probabilities [B, A] of each choice; choices that are not allowed have (nearly) none."""
+
+    def forward(self, obs: Obs) -> Tensor:
+        from palaestra.functional.distributions import only_allowed
+
+        return torch.log_softmax(only_allowed(super().forward(obs), action_mask(obs)), -1)
+
+
+def deterministic_actor(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_deterministic, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _deterministic(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return DeterministicActor(spec, continuous_size(spec, "a deterministic actor"), **body)  # type: ignore[arg-type]
+
+
+def gaussian_actor(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_gaussian, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _gaussian(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return GaussianActor(spec, 2 * continuous_size(spec, "a Gaussian actor"), **body)  # type: ignore[arg-type]
+
+
+def categorical_actor(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_categorical, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _categorical(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return CategoricalActor(spec, discrete_size(spec, "a categorical actor"), **body)  # type: ignore[arg-type]

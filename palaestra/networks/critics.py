@@ -1,0 +1,181 @@
+"""Values: of a state and an action, or of a state and every action. Ensembles have a leading axis [E, ...]."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from palaestra.algorithm import Factory, Nets
+from palaestra.batch import Columns, Obs, Spec
+from palaestra.networks.actors import Body, continuous_size, discrete_size
+from palaestra.networks.encoders import Encoder, by_space
+from palaestra.networks.mlp import Activation, EnsembleMLP
+
+
+class ActionCritic(nn.Module):
+    """`Q(s, a)` of every member: [E, B] from an observation and an action [B, A]."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        actions: int,
+        members: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        encoder: Encoder | None,
+    ) -> None:
+        super().__init__()
+        obs = spec.obs
+        if isinstance(obs, Mapping) and "critic_obs" in obs:  # privileged: what the critic sees and the actor does not
+            self.key: str | None = "critic_obs"
+            obs = obs["critic_obs"]
+        else:
+            self.key = None
+        self.encoder = (encoder or by_space)(obs)
+        self.mlp = EnsembleMLP(members, (int(self.encoder.size) + actions, *hidden, 1), activation)  # type: ignore[arg-type]
+
+    def forward(self, obs: Obs, action: Tensor) -> Tensor:
+        features = self.encoder(obs[self.key] if self.key else obs)  # type: ignore[index]
+        return self.mlp(torch.cat((features, action), -1)).squeeze(-1)
+
+
+class EachActionCritic(nn.Module):
+    """`Q(s, .)` of every member and every action: [E, B, A]."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        actions: int,
+        members: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        encoder: Encoder | None,
+    ) -> None:
+        super().__init__()
+        self.encoder = (encoder or by_space)(spec.obs)
+        self.mlp = EnsembleMLP(members, (int(self.encoder.size), *hidden, actions), activation)  # type: ignore[arg-type]
+
+    def forward(self, obs: Obs) -> Tensor:
+        return self.mlp(self.encoder(obs))
+
+
+class DuelingCritic(Body):
+    """`Q = V + A - mean A` (Wang et al. 2016, eq. 9): [B, A]."""
+
+    def __init__(
+        self, spec: Spec, actions: int, hidden: Sequence[int], activation: Activation, encoder: Encoder | None
+    ) -> None:
+        super().__init__(spec, 1 + actions, hidden, activation, encoder)
+
+    def forward(self, obs: Obs) -> Tensor:
+        value, advantage = super().forward(obs).split([1, self.mlp.layers[-1].out_features - 1], -1)  # type: ignore[operator]
+        return value + advantage - advantage.mean(-1, keepdim=True)
+
+
+class Positive(nn.Module):
+    """One learnt positive number, kept as its logarithm; called, it gives `exp(log)`."""
+
+    def __init__(self, begin: float = 1.0) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(begin).log())
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
+
+
+class Fixed(nn.Module):
+    """One number that nobody learns; called, it gives itself."""
+
+    value: Tensor
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(value))
+
+    def forward(self) -> Tensor:
+        return self.value
+
+
+def action_critic(
+    members: int = 2,
+    hidden: Sequence[int] = (256, 256),
+    activation: Activation = "relu",
+    encoder: Encoder | None = None,
+) -> Factory:
+    return partial(_action_critic, members=members, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _action_critic(spec: Spec, nets: Nets, **settings: object) -> nn.Module:
+    return ActionCritic(spec, continuous_size(spec, "a critic of (s, a)"), **settings)  # type: ignore[arg-type]
+
+
+def each_action_critic(
+    members: int = 2,
+    hidden: Sequence[int] = (256, 256),
+    activation: Activation = "relu",
+    encoder: Encoder | None = None,
+) -> Factory:
+    return partial(_each_action_critic, members=members, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _each_action_critic(spec: Spec, nets: Nets, **settings: object) -> nn.Module:
+    return EachActionCritic(spec, discrete_size(spec, "a critic of each action"), **settings)  # type: ignore[arg-type]
+
+
+def action_values(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    """`Q(s, .)` as one network: [B, A]."""
+    return partial(_action_values, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _action_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return Body(spec, discrete_size(spec, "a Q-network"), **body)  # type: ignore[arg-type]
+
+
+def dueling_values(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_dueling_values, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _dueling_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return DuelingCritic(spec, discrete_size(spec, "a dueling Q-network"), **body)  # type: ignore[arg-type]
+
+
+def learnt_number(begin: float = 1.0) -> Factory:
+    return partial(_learnt, begin=begin)
+
+
+def _learnt(spec: Spec, nets: Nets, begin: float) -> nn.Module:
+    return Positive(begin)
+
+
+def fixed_number(value: float) -> Factory:
+    return partial(_fixed, value=value)
+
+
+def _fixed(spec: Spec, nets: Nets, value: float) -> nn.Module:
+    return Fixed(value)
+
+
+def copy_of(name: str) -> Factory:
+    """A target network: starts as a copy of network `name`, never trained, moved by `follow`."""
+    return partial(_copy, name=name)
+
+
+def _copy(spec: Spec, nets: Nets, name: str) -> nn.Module:
+    return copy.deepcopy(nets[name]).requires_grad_(False)
+
+
+def follow(
+    nets: Nets, batch: Columns, optimisers: Mapping[str, Optimizer], pairs: Mapping[str, str], tau: float
+) -> None:
+    """`target += tau * (network - target)` for each `target: network` of `pairs` (Polyak averaging); `tau=1` copies."""
+    for target, network in pairs.items():
+        torch._foreach_lerp_(list(nets[target].parameters()), list(nets[network].parameters()), tau)

@@ -1,0 +1,74 @@
+"""Multi-layer perceptrons, single and as ensembles with one leading axis."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = str | Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "elu": F.elu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+}
+
+
+def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The function of a name; a function is itself. ValueError with the nearest name otherwise."""
+    if callable(name):
+        return name
+    if name in ACTIVATIONS:
+        return ACTIVATIONS[name]
+    near = difflib.get_close_matches(name, ACTIVATIONS, 1) or sorted(ACTIVATIONS)
+    raise ValueError(f"activation={name!r} is unknown; did you mean {', '.join(near)}?")
+
+
+class MLP(nn.Module):
+    """`[B, sizes[0]] -> [B, sizes[-1]]`: linear layers with an activation between them, PyTorch's initialisation."""
+
+    def __init__(self, sizes: Sequence[int], activation: Activation = "relu") -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+        self.activation = activation_of(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *inner, last = self.layers
+        for layer in inner:
+            x = self.activation(layer(x))
+        return last(x)
+
+
+class EnsembleMLP(nn.Module):
+    """`members` perceptrons that read the same rows: `[B, sizes[0]] -> [E, B, sizes[-1]]`, parameters [E, ...].
+
+    Each member is initialised as `MLP` is.
+    """
+
+    def __init__(self, members: int, sizes: Sequence[int], activation: Activation = "relu") -> None:
+        super().__init__()
+        self.members = members
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = fan_in**-0.5
+            self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
+            self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))
+        self.activation = activation_of(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(self.members, *x.shape)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if layer < last:
+                x = self.activation(x)
+        return x

@@ -1,0 +1,13 @@
+"""A run's folder: what was run (`run.json`), what was measured (`metrics.jsonl`), and where to go on (`checkpoints/`).
+
+This is storage and imports nothing else of palaestra. `checkpoints` and `states` are not imported here because they
+import torch, and listing runs should not wait for it.
+"""
+
+from palaestra.runs.errors import CheckpointError, RunError
+from palaestra.runs.plots import learning_curve
+from palaestra.runs.provenance import provenance
+from palaestra.runs.queries import broken, find, row
+from palaestra.runs.run import Run
+
+__all__ = ["CheckpointError", "Run", "RunError", "broken", "find", "learning_curve", "provenance", "row"]
