@@ -16,10 +16,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from palaestra.algorithm import Algorithm, Loss, Nets, Policy, Unfit
-from palaestra.batch import Columns, Spec, pieces
+from palaestra.batch import Columns, Share, Spec, pieces
 from palaestra.functional.schedules import number
 
 Batches = Mapping[str, Columns]
+Summed = tuple[Tensor, dict[str, Tensor], dict[str, Columns]]  # the total, each term's part, columns given by stream
 
 
 def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> Generator:
@@ -38,7 +39,7 @@ class _Plan:
     noise: tuple[tuple[str, str], ...]  # (stream, column)
     streams: tuple[str, ...]
     whole: bool  # a term lets rows interact: never split
-    sum: Callable[[Batches, Batches], tuple[Tensor, dict[str, Tensor], dict[str, Columns]]]
+    sum: Callable[[Batches, Mapping[str, Tensor]], Summed]
 
 
 class Learner:
@@ -72,7 +73,7 @@ class Learner:
         lr = torch.tensor(0.0, device=self.device) if callable(loss.lr) else loss.lr
         noise = tuple(dict.fromkeys((t.stream, column) for t in loss.terms.values() for column in t.noise))
 
-        def summed(batches: Batches, units: Batches) -> tuple[Tensor, dict[str, Tensor], dict[str, Columns]]:
+        def summed(batches: Batches, units: Mapping[str, Tensor]) -> Summed:
             return _sum(loss, self.nets, batches, units)
 
         return _Plan(
@@ -135,9 +136,7 @@ class Learner:
                     batch = transform.fn(self.nets, batch, self._transforming)
         return batch
 
-    def _step(
-        self, plan: _Plan, ready: dict[str, Columns], split: int
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Columns]]:
+    def _step(self, plan: _Plan, ready: dict[str, Columns], split: int) -> Summed:
         loss, streams = plan.loss, plan.streams
         batches = {stream: dict(ready[stream]) for stream in streams}
         with torch.no_grad():
@@ -147,8 +146,7 @@ class Learner:
                 batches[stream][f"{column}_noise"] = torch.randn(
                     batches[stream][column].shape, generator=self._noise, device=self.device
                 )
-            units = {s: {n: _unit(t.share(batches[s]), batches[s]["weight"]) for n, t in loss.terms.items() if t.stream == s}
-                     for s in streams}  # fmt: skip
+            units = {name: _unit(term.share, batches[term.stream]) for name, term in loss.terms.items()}
         if split == 1 or plan.whole:
             total, parts, columns = plan.sum(batches, units)
             gradients = torch.autograd.grad(total, plan.parameters, allow_unused=True)
@@ -164,20 +162,15 @@ class Learner:
         plan.optimiser.step()
         return total, parts, columns
 
-    def _accumulated(
-        self, plan: _Plan, batches: Batches, units: Batches, split: int
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Columns]]:
+    def _accumulated(self, plan: _Plan, batches: Batches, units: Mapping[str, Tensor], split: int) -> Summed:
         """The same sum, a piece of the rows at a time."""
         batch_pieces = {stream: pieces(batch, split) for stream, batch in batches.items()}
-        unit_pieces = {stream: pieces(unit, split) for stream, unit in units.items()}
+        unit_pieces = pieces(dict(units), split)
         totals, parts, columns = [], [], []
         for parameter in plan.parameters:
             parameter.grad = None
         for i in range(min(map(len, batch_pieces.values()))):
-            total, part, column = plan.sum(
-                {stream: b[i] for stream, b in batch_pieces.items()},
-                {stream: u[i] for stream, u in unit_pieces.items()},
-            )
+            total, part, column = plan.sum({stream: piece[i] for stream, piece in batch_pieces.items()}, unit_pieces[i])
             gradients = torch.autograd.grad(total, plan.parameters, allow_unused=True)
             for parameter, gradient in zip(plan.parameters, gradients, strict=True):
                 if gradient is not None:
@@ -223,14 +216,14 @@ def build(algorithm: Algorithm, spec: Spec, seed: int) -> Nets:
     return nets
 
 
-def _unit(share: Tensor, weight: Tensor) -> Tensor:
+def _unit(share: Share, batch: Columns) -> Tensor:
     """How much each row (or token) counts: its share times its row's weight."""
-    return share * (weight if share.dim() == weight.dim() else weight.unsqueeze(-1))
+    shares = share(batch)
+    weight: Tensor = batch["weight"]
+    return shares * (weight if shares.dim() == weight.dim() else weight.unsqueeze(-1))
 
 
-def _sum(
-    loss: Loss, nets: Nets, batches: Batches, units: Batches
-) -> tuple[Tensor, dict[str, Tensor], dict[str, Columns]]:
+def _sum(loss: Loss, nets: Nets, batches: Batches, units: Mapping[str, Tensor]) -> Summed:
     """The only reduction: the total, each term's part of it (detached), and the columns that terms gave (detached)."""
     parts: dict[str, Tensor] = {}
     given: dict[str, Columns] = {}
@@ -245,7 +238,7 @@ def _sum(
         if isinstance(rows, tuple):
             rows, columns = rows
             given[term.stream].update({key: value.detach() for key, value in columns.items()})
-        part = (units[term.stream][name] * rows).sum()
+        part = (units[name] * rows).sum()
         coefficient = number(term.coefficient, nets.clock)
         if not (isinstance(coefficient, float | int) and coefficient == 1):
             part = coefficient * part

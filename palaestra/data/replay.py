@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -42,10 +43,12 @@ class Replay:
         self.capacity = self.ring * environments
         self.device = torch.device(device)
         self.columns: dict[str, Tensor] = {}
-        self.kind = torch.zeros(self.capacity, dtype=torch.uint8, device=self.device)
-        self.heads = torch.zeros(environments, dtype=torch.int64, device=self.device)  # slots written, ever
-        self.pending = torch.zeros(environments, dtype=torch.bool, device=self.device)
-        self.offset = torch.arange(environments, device=self.device) * self.ring
+        # Where to write is decided on the host, in NumPy: a handful of numbers a step, and no synchronisation.
+        self._kind = np.zeros(self.capacity, np.uint8)
+        self.kind = torch.from_numpy(self._kind).to(self.device)  # on the CPU the same memory
+        self.heads = np.zeros(environments, np.int64)  # slots written, ever
+        self.pending = np.zeros(environments, bool)
+        self.offset = np.arange(environments) * self.ring
         self.rows = 0  # whole steps that can be drawn
         self.priorities = copy.deepcopy(buffer.priority)
         self.tree: Any = None
@@ -53,7 +56,7 @@ class Replay:
             from palaestra.data.priorities import SumTree
 
             self.tree = SumTree(self.capacity, self.device)
-        self._saved = self.heads.clone()
+        self._saved = self.heads.copy()
 
     # ------------------------------------------------------------------------------------------------ a store
 
@@ -91,45 +94,49 @@ class Replay:
             self.columns[key] = torch.empty(shape, dtype=flat[key].dtype, device=self.device)
 
     def _insert(self, step: dict[str, Tensor]) -> None:
-        keep = step["valid"]
-        if self.buffer.keep is not None:
-            keep = keep & self.buffer.keep(unflatten(step))
+        valid, first, terminated, truncated = (
+            step[name].cpu().numpy() for name in ("valid", "first", "terminated", "truncated")
+        )
+        keep = valid if self.buffer.keep is None else valid & self.buffer.keep(unflatten(step)).cpu().numpy()
         # A pending observation that its step does not follow (a new episode, rows left out) stays as an end.
-        abandoned = self.pending & (step["first"] | ~keep)
-        self.heads += abandoned
-        self._mark(self._slot(self.heads - 1), torch.where(abandoned, END, PENDING), abandoned)
-        self.pending &= ~abandoned
-        who = keep.nonzero().squeeze(1)
+        abandoned = self.pending & (first | ~keep)
+        if abandoned.any():
+            self._mark((self.heads % self.ring + self.offset)[abandoned], END)
+            self.heads += abandoned
+            self.pending &= ~abandoned
+        who = keep.nonzero()[0]
         if not len(who):
             return
-        everyone = len(who) == self.environments
-        slot = self._slot(self.heads)[who]
-        following = self._slot(self.heads + 1)[who]
+        slot = self.heads[who] % self.ring + self.offset[who]
+        following = (self.heads[who] + 1) % self.ring + self.offset[who]
+        here, there = (torch.from_numpy(index).to(self.device) for index in (slot, following))
+        some = None if len(who) == self.environments else torch.from_numpy(who).to(self.device)
         for key, column in self.columns.items():
-            column[slot] = step[key] if everyone else step[key][who]
+            column.index_copy_(0, here, step[key] if some is None else step[key][some])
             if key == "obs" or key.startswith("obs/"):
                 after = step["next_" + key]
-                column[following] = after if everyone else after[who]
-        done = (step["terminated"] | step["truncated"])[who]
-        self._mark(slot, torch.full_like(slot, STEP), torch.ones_like(done))
-        self._mark(following, torch.where(done, END, PENDING), torch.ones_like(done))
-        self.heads[who] += 1 + done.long()
+                column.index_copy_(0, there, after if some is None else after[some])
+        done = (terminated | truncated)[who]
+        self._mark(slot, STEP)
+        self._mark(following, np.where(done, END, PENDING))
+        self.heads[who] += 1 + done
         self.pending[who] = ~done
 
-    def _slot(self, heads: Tensor) -> Tensor:
-        return heads % self.ring + self.offset
-
-    def _mark(self, slot: Tensor, kind: Tensor, where: Tensor) -> None:
-        slot, kind = slot[where], kind[where].to(torch.uint8)
-        if not len(slot):
-            return
-        self.rows += int((kind == STEP).sum()) - int((self.kind[slot] == STEP).sum())
-        self.kind[slot] = kind
+    def _mark(self, slot: np.ndarray, kind: int | np.ndarray) -> None:
+        before = self._kind[slot] == STEP
+        self._kind[slot] = kind
+        now = self._kind[slot] == STEP
+        self.rows += int(now.sum()) - int(before.sum())
+        index = None
+        if self.device.type != "cpu":
+            index = torch.from_numpy(slot).to(self.device)
+            self.kind[index] = torch.from_numpy(self._kind[slot]).to(self.device)
         if self.tree is not None:
-            value = (kind == STEP).double()
+            index = torch.from_numpy(slot).to(self.device) if index is None else index
+            value = torch.from_numpy(now).to(self.device, torch.float64)
             for priority in self.priorities:
-                value = value * priority.insert(self, slot)
-            self.tree.set(slot, value)
+                value = value * priority.insert(self, index)
+            self.tree.set(index, value)
 
     # -------------------------------------------------------------------------------------------------- drawing
 
@@ -180,7 +187,7 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rows, which go into segments."""
-        state: dict[str, Any] = {"heads": self.heads.clone(), "pending": self.pending.clone(), "rows": self.rows}
+        state: dict[str, Any] = {"heads": self.heads.copy(), "pending": self.pending.copy(), "rows": self.rows}
         if self.tree is not None:
             state["tree"] = self.tree.state_dict()
             state["priorities"] = [p.state_dict() if hasattr(p, "state_dict") else {} for p in self.priorities]
@@ -190,11 +197,11 @@ class Replay:
         """The slots written since the last segment, and what places them: append-only, so that saving costs the new."""
         if not self.columns:
             return {}, {}
-        first = torch.maximum(self._saved, self.heads + 1 - self.ring)
+        first = np.maximum(self._saved, self.heads + 1 - self.ring)
         index = self._between(first, self.heads)
         rows = {key: column[index] for key, column in self.columns.items()} | {"kind": self.kind[index]}
         meta = {"first": first.tolist(), "last": self.heads.tolist()}
-        self._saved = self.heads.clone()
+        self._saved = self.heads.copy()
         return rows, meta
 
     def alive(self, meta: dict[str, Any]) -> bool:
@@ -208,24 +215,27 @@ class Replay:
         for rows, meta in segments:
             if not self.columns:
                 self._allocate({key: value[None] for key, value in rows.items() if key != "kind"})
-            index = self._between(torch.tensor(meta["first"]), torch.tensor(meta["last"]))
+            index = self._between(np.array(meta["first"]), np.array(meta["last"]))
             for key, column in self.columns.items():
                 column[index] = rows[key].to(self.device)
             self.kind[index] = rows["kind"].to(self.device)
-        self.heads.copy_(state["heads"])
-        self.pending.copy_(state["pending"])
+        self._kind[:] = self.kind.cpu().numpy()
+        self.heads[:] = state["heads"]
+        self.pending[:] = state["pending"]
         self.rows = int(state["rows"])
-        self._saved = self.heads.clone()
+        self._saved = self.heads.copy()
         if self.tree is not None:
             self.tree.load_state_dict(state["tree"])
             for priority, saved in zip(self.priorities, state["priorities"], strict=True):
                 if saved:
                     priority.load_state_dict(saved)  # type: ignore[attr-defined]
 
-    def _between(self, first: Tensor, last: Tensor) -> Tensor:
+    def _between(self, first: np.ndarray, last: np.ndarray) -> Tensor:
         """The slots from `first` to `last`, both included (the last holds the newest observation), of every ring."""
-        spans = zip(first.tolist(), last.tolist(), self.offset.tolist(), strict=True)
-        return torch.cat([torch.arange(a, b + 1) % self.ring + offset for a, b, offset in spans]).to(self.device)
+        spans = zip(first, last, self.offset, strict=True)
+        return torch.cat([torch.from_numpy(np.arange(a, b + 1) % self.ring + offset) for a, b, offset in spans]).to(
+            self.device
+        )
 
 
 class Rollout:

@@ -108,6 +108,7 @@ class Checkpoints:
     # Those of the checkpoint last saved or loaded, which the next one goes on from. Not those of the newest on disk:
     # that may be one that `latest` had to pass over.
     _carried: tuple[_Stored, ...] = ()
+    _swept: bool = False
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder)
@@ -152,7 +153,9 @@ class Checkpoints:
         done = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(before)  # before, too: leftovers of a killed save may be what fills the disk
+            if not self._swept:  # the leftovers of a killed process may be what fills the disk
+                self._sweep(before)
+                self._swept = True
             files = save_state(temporary, state)
             stored = [*self._still_alive(segments), *self._write_segments(segments, written)]
             write_file(temporary / _MANIFEST, [_manifest_text(_Manifest(count, position, files, tuple(stored)))])

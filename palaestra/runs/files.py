@@ -103,8 +103,17 @@ def from_json(text: str | bytes) -> Any:
 
 
 def _plain(value: object, path: str) -> object:
-    if value is None or isinstance(value, bool | str):
+    if value is None or isinstance(value, bool | str | int):  # before the abstract classes, which are slow to ask
         return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, dict | Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{path or 'the row'}: the key {key!r} is no string; use str(key)")
+        return {key: _plain(item, f"{path}/{key}" if path else key) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
@@ -112,13 +121,6 @@ def _plain(value: object, path: str) -> object:
         if math.isfinite(number):
             return number
         return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{path or 'the row'}: the key {key!r} is no string; use str(key)")
-        return {key: _plain(item, f"{path}/{key}" if path else key) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
     raise TypeError(
         f"{path or 'the row'}: a {type(value).__name__} is no JSON; use a number (.item()), string, list or dict"
     )
