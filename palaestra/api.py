@@ -104,6 +104,9 @@ def train(
     folder = Path(out) if out is not None else _folder(str(value.calls[0].slug if value.calls else "algorithm"), about)
     run = Run.create(folder, about)
     listen({"kind": "begin", **about, "run": str(run.folder)})
+    if (start := value.schedule.start) >= steps:
+        text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
+        listen({"kind": "warning", "text": text})
     _go(run, live, _evaluation(env, world, episodes), steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
     return run
 

@@ -7,6 +7,7 @@ codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported b
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,22 +30,37 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for pr
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")]
 
 
+# What Typer raises for a mistake in options and arguments; its base class moved when Typer took click in.
+Usage = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error."""
     try:
-        app()
-    except KeyboardInterrupt:
-        say("stopped; continue with: palaestra train --resume RUN")
+        sys.exit(app(standalone_mode=False) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        say("stopped")
         sys.exit(130)
     except Exception as wrong:
         if code := _exit_code(wrong):
-            say(f"error: {wrong.args[0] if isinstance(wrong, KeyError) else wrong}")
+            say(_message(wrong))
             sys.exit(code)
         raise
 
 
+def _message(wrong: Exception) -> str:
+    if not isinstance(wrong, Usage):
+        return f"error: {wrong}"
+    text, context = wrong.format_message(), wrong.ctx  # type: ignore[attr-defined]
+    if type(wrong).__name__ == "NoArgsIsHelpError":
+        return str(text)
+    return f"error: {text.rstrip('.')}; see: {context.command_path if context else 'palaestra'} --help"
+
+
 def _exit_code(wrong: Exception) -> int:
     """2 for what the user wrote, 1 for what a run or a file is; 0 for a mistake of ours, which keeps its traceback."""
+    if isinstance(wrong, Usage):
+        return 2
     from palaestra.runs.errors import RunError
 
     if isinstance(wrong, RunError):
@@ -60,7 +76,16 @@ def say(text: str) -> None:
 
 def give(data: Any) -> None:
     """One JSON object (or list) for programs, on standard output."""
-    print(json.dumps(data, indent=2, default=str, allow_nan=False))
+    print(json.dumps(_finite(data), indent=2, default=str, allow_nan=False))
+
+
+def _finite(data: Any) -> Any:
+    """The data with null for NaN and infinities, which JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 # ------------------------------------------------------------------------------------------------------------ verbs
@@ -68,6 +93,7 @@ def give(data: Any) -> None:
 
 @app.command(epilog='Example: palaestra train "sac(lr=1e-3)" --env Pendulum-v1 --steps 6000 --out runs/first')
 def train(
+    context: typer.Context,
     expression: Annotated[
         str | None, typer.Argument(help='An algorithm: sac, "td3(lr=1e-3)", dqn+double+n-step.')
     ] = None,
@@ -91,8 +117,9 @@ def train(
     if resume is None and (expression is None or env is None or steps is None):
         missing = [n for n, v in {"EXPRESSION": expression, "--env": env, "--steps": steps}.items() if v is None]
         raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
-    if resume is not None and (expression is not None or env is not None):
-        raise typer.BadParameter("--resume continues a run as it was begun: leave out EXPRESSION and --env")
+    if resume is not None and (given := _given(context) - {"resume", "steps", "as_json", "quiet"}):
+        names = ", ".join(sorted("EXPRESSION" if n == "expression" else f"--{n.replace('_', '-')}" for n in given))
+        raise typer.BadParameter(f"--resume continues a run as it was begun: leave out {names}")
     import torch
 
     from palaestra import api
@@ -100,24 +127,35 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    with Progress(quiet) as progress:
-        if resume is not None:
-            run = api.resume(resume, steps, listen=progress)
-        else:
-            assert expression is not None
-            assert env is not None
-            assert steps is not None
-            run = api.train(
-                expression, env, steps, seed=seed, environments=environments, out=out, evaluate_every=evaluate_every,
-                episodes=episodes, log_every=log_every, checkpoint_every=checkpoint_every, device=device,
-                compile=compile, listen=progress,
-            )  # fmt: skip
+    progress = Progress(quiet)
+    try:
+        with progress:
+            if resume is not None:
+                run = api.resume(resume, steps, listen=progress)
+            else:
+                assert expression is not None
+                assert env is not None
+                assert steps is not None
+                run = api.train(
+                    expression, env, steps, seed=seed, environments=environments, out=out, episodes=episodes,
+                    evaluate_every=evaluate_every, log_every=log_every, checkpoint_every=checkpoint_every,
+                    device=device, compile=compile, listen=progress,
+                )  # fmt: skip
+    except KeyboardInterrupt:
+        say(f"stopped; continue with: palaestra train --resume {progress.run}" if progress.run else "stopped")
+        raise typer.Exit(130) from None
     result = _trained(run)
     if as_json:
         give(result)
     elif not quiet:
         _say_scores(result["scores"])
         say(f"the run is in {run.folder}; look at it with: palaestra runs plot {run.folder}")
+
+
+def _given(context: typer.Context) -> set[str]:
+    """The options and arguments that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def _trained(run: Any) -> dict[str, Any]:
@@ -230,7 +268,7 @@ def runs_list(
     rows = [row(run) for run in find(places)]
     problems = [{"folder": str(folder), "problem": str(problem)} for folder, problem in broken(places)]
     if as_json:
-        give({"runs": [{**r, "folder": str(r["folder"]), "iqm": _finite(r["iqm"])} for r in rows], "broken": problems})
+        give({"runs": [{**r, "folder": str(r["folder"])} for r in rows], "broken": problems})
         return
     from rich.console import Console
     from rich.table import Table
@@ -248,10 +286,6 @@ def runs_list(
         say(f"error: {problem['problem']}")
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if value == value and abs(value) != float("inf") else None for name, value in values.items()}
-
-
 @runs_app.command("show", epilog="Example: palaestra runs show runs/first")
 def runs_show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
     """Show what a run was and how far it came."""
@@ -260,7 +294,7 @@ def runs_show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
     opened = Run.open(run)
     table = row(opened)
     result = {**opened.about, "folder": str(opened.folder), "status": table["status"]}
-    result |= {key: table[key] for key in ("env_steps", "updates", "seconds")} | {"iqm": _finite(table["iqm"])}
+    result |= {key: table[key] for key in ("env_steps", "updates", "seconds")} | {"iqm": table["iqm"]}
     if as_json:
         give(result)
         return

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from palaestra.algorithm import Algorithm, Loss, Nets, Policy, Unfit
-from palaestra.batch import Columns, Share, Spec, pieces
+from palaestra.batch import Columns, Share, Spec, number_of_rows, pieces
 from palaestra.functional.schedules import number
 
 Batches = Mapping[str, Columns]
@@ -129,7 +129,7 @@ class Learner:
         clock = self.nets.clock
         batch = {**batch, "env_steps": clock.env_steps, "updates": clock.updates}
         if "weight" not in batch:
-            batch["weight"] = torch.ones(len(batch["reward"]), device=self.device)
+            batch["weight"] = torch.ones(number_of_rows(batch), device=self.device)
         with torch.no_grad():
             for transform in self.algorithm.transforms:
                 if transform.moment == "update" and transform.stream == stream:

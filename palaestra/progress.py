@@ -12,6 +12,7 @@ class Progress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
+        self.run = ""  # the folder of the run that has begun
         self.bar: Any = None
         self.task: Any = None
 
@@ -36,6 +37,8 @@ class Progress:
             self.bar.stop()
 
     def __call__(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "begin":
+            self.run = row["run"]
         if not self.quiet:
             getattr(self, f"_{row['kind']}", self._ignore)(row)
 

@@ -47,7 +47,7 @@ from palaestra.networks.critics import action_values, copy_of, dueling_values, f
 from palaestra.networks.encoders import Encoder, action_mask
 from palaestra.networks.mlp import Activation
 from palaestra.rollout.collect import step
-from palaestra.rollout.exploration import mostly, nested, uniform_until
+from palaestra.rollout.exploration import mostly
 
 
 def greedy(nets: Nets, obs: Obs, memory: Memory, rng: torch.Generator | None) -> tuple[Tensor, Columns, Memory]:
@@ -114,9 +114,7 @@ def dqn(
     return Algorithm(
         networks={"critic": action_values(hidden, activation, encoder), "target_critic": copy_of("critic")},
         policy=greedy,
-        exploration=nested(
-            partial(uniform_until, steps=start), partial(mostly, random=linear(1.0, exploration, exploration_steps))
-        ),
+        exploration=partial(mostly, random=linear(1.0, exploration, exploration_steps)),
         collect=step,
         buffers={"replay": Buffer(transition, capacity=capacity)},
         losses={

@@ -48,8 +48,8 @@ class Border:
                 raise Unfit(
                     f"the action space {space} has shape {space.shape}: a vector is needed; flatten it in a wrapper"
                 )
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            self.half, self.middle = (high - low) / 2, (high + low) / 2
+            self.low, self.high = space.low.astype(np.float64), space.high.astype(np.float64)
+            self.half, self.middle = (self.high - self.low) / 2, (self.high + self.low) / 2
             return Space(space.shape)
         if isinstance(space, gym.spaces.Discrete):
             return Space((), torch.int64, (int(space.n),))
@@ -89,7 +89,8 @@ class Border:
         array = action.detach().cpu().numpy()
         space = self.action_space
         if isinstance(space, gym.spaces.Box):
-            return np.clip(array * self.half + self.middle, space.low, space.high).astype(space.dtype)
+            bounded = np.minimum(np.maximum(array * self.half + self.middle, self.low), self.high)
+            return bounded.astype(space.dtype)
         if self.joint:
             array = np.stack(np.unravel_index(array, self.joint), -1)
             start = getattr(space, "start", 0)

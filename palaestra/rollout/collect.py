@@ -18,4 +18,6 @@ def step(nets: Nets, policy: Policy, source: Source, n: int, rng: Generator) -> 
             action, columns, source.memory = policy(nets, source.obs, source.memory, rng)
             steps.append(flatten({**columns, **source.step(action)}))
             nets.clock.env_steps.fill_(source.env_steps)
+    if n == 1:
+        return unflatten({key: value.unsqueeze(0) for key, value in steps[0].items()})
     return unflatten({key: torch.stack([row[key] for row in steps]) for key in steps[0]})

@@ -34,8 +34,10 @@ def uniform_action(nets: Nets, obs: Obs, rows: int, rng: Generator) -> Tensor:
     device = nets.clock.env_steps.device
     if not space.discrete:
         return torch.rand((rows, *space.shape), generator=rng, device=device) * 2.0 - 1.0
-    equal = torch.zeros((rows, space.choices[0]), device=device)
-    return categorical_sample(only_allowed(equal, action_mask(obs)), rng)
+    mask = action_mask(obs)
+    if mask is None:
+        return torch.randint(space.choices[0], (rows,), generator=rng, device=device)
+    return categorical_sample(only_allowed(torch.zeros(mask.shape, device=device), mask), rng)
 
 
 def uniform_until(policy: Policy, steps: int) -> Policy:
@@ -43,8 +45,9 @@ def uniform_until(policy: Policy, steps: int) -> Policy:
 
     def act(nets: Nets, obs: Obs, memory: Memory, rng: Generator | None) -> tuple[Tensor, Columns, Memory]:
         action, columns, memory = policy(nets, obs, memory, rng)
-        if rng is not None and nets.clock.env_steps < steps:
-            action = uniform_action(nets, obs, len(action), rng)
+        if rng is not None and steps:
+            early = nets.clock.env_steps < steps
+            action = torch.where(early, uniform_action(nets, obs, len(action), rng), action)
         return action, columns, memory
 
     return act
