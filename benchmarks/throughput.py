@@ -210,7 +210,9 @@ def child(python: str, *arguments: str) -> dict | None:
     if done.returncode:
         print(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
-    return json.loads(done.stdout.splitlines()[-1])
+    line = done.stdout.splitlines()[-1]
+    print(line, file=sys.stderr)  # as it comes, since a round takes minutes
+    return json.loads(line)
 
 
 def side_by_side(repeats: int, peers_python: str, threads: int, out: Path | None) -> None:
@@ -225,7 +227,6 @@ def side_by_side(repeats: int, peers_python: str, threads: int, out: Path | None
                 python = sys.executable if who == "ours" else peers_python
                 result[f"{algorithm} {name}"] = child(python, who, algorithm, *options, *limits)
         rounds.append(result)
-        print(f"round {repeat + 1} of {repeats}", file=sys.stderr)
     if out:
         out.write_text(json.dumps({"threads": threads, "rounds": rounds}, indent=1) + "\n")
     print_table(rounds)

@@ -18,6 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from palaestra.batch import Columns, Obs, Share, Spec, each_row
+from palaestra.optimisers import adam
 
 # ---------------------------------------------------------------------------------------------- what parts are given
 
@@ -112,18 +113,16 @@ def gives(*columns: str) -> Callable[[F], F]:
 
 
 def given_by(part: Any) -> tuple[str, ...]:
-    """The columns that a part says it gives; looks through `functools.partial`."""
-    while isinstance(part, functools.partial) and not hasattr(part, "gives"):
-        part = part.func
-    return tuple(getattr(part, "gives", ()))
+    """The columns that a part says it gives; looks into `functools.partial` and tuples, which is how parts nest."""
+    own = tuple(getattr(part, "gives", ()))
+    if isinstance(part, functools.partial):
+        inside: Iterable[Any] = (part.func, *part.args, *part.keywords.values())
+    else:
+        inside = part if isinstance(part, tuple) else ()
+    return own + tuple(column for entry in inside for column in given_by(entry))
 
 
 # ------------------------------------------------------------------------------------------------------- the parts
-
-
-def adam(parameters: list[nn.Parameter], lr: float | Tensor) -> torch.optim.Optimizer:
-    """Adam with PyTorch's defaults (betas 0.9 and 0.999, eps 1e-8), in one fused kernel."""
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
 def no_columns(nets: Nets, batch: Columns) -> Columns:
@@ -266,7 +265,7 @@ class Algorithm:
         return isinstance(other, Algorithm) and not changed_parts(self, other)
 
     def __hash__(self) -> int:
-        return hash(self.calls)
+        return hash((tuple(self.networks), tuple(self.losses), tuple(self.buffers)))  # equal values, equal hashes
 
     def __str__(self) -> str:
         return "+".join(map(str, self.calls)) or "(an algorithm made by hand)"
@@ -382,13 +381,19 @@ class Unfit(ValueError):
 
 
 def _owned(algorithm: Algorithm, *places: str) -> dict[str, str]:
-    """The owners after the running method has taken `places`; a Conflict if another method has one already."""
+    """The owners after the running method has taken `places`; a Conflict if another has one of them, or what is in it.
+
+    What another method changed within a place (a keyword of a term that is now replaced) would be lost without a word.
+    """
     method, taken = _writer.get()
     for place in places:
-        holder = algorithm.owners.get(place)
-        if holder is not None and (holder != method or place in taken):
+        within = (p for p in algorithm.owners if p == place or p.startswith(f"{place}."))
+        for held in within:
+            holder = algorithm.owners[held]
+            if holder == method and held not in taken:
+                continue
             raise Conflict(
-                f"{method} and {holder} both set {place}, which holds only one: leave one of them out, "
+                f"{method} and {holder} both set {held}, which holds only one: leave one of them out, "
                 f"or write one method that does both"
             )
     return {**algorithm.owners, **dict.fromkeys(places, method)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -19,7 +19,7 @@ from palaestra.batch import each
 from palaestra.envs.border import Border, describe, undescribe
 from palaestra.envs.make import World, make_vector
 from palaestra.envs.registration import WORLDS
-from palaestra.expression import Entry, catalogue, nearest, parse
+from palaestra.expression import Entry, ExpressionError, catalogue, nearest, parse
 from palaestra.learner import Learner
 from palaestra.loops.online import Online, online
 from palaestra.runs import Run, RunError
@@ -72,9 +72,11 @@ def train(
     folder holds a run or cannot be written.
     """
     value = parse(algorithm) if isinstance(algorithm, str) else algorithm
-    for name, number in {"steps": steps, "environments": environments, "episodes": episodes}.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
+    _positive(
+        steps=steps, environments=environments, episodes=episodes, evaluate_every=evaluate_every, log_every=log_every,
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    _usable(device)
     world = make_vector(env, environments)
     border = Border(world.single_observation_space, world.single_action_space)
     periods = {
@@ -107,7 +109,8 @@ def train(
     if (start := value.schedule.start) >= steps:
         text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
         listen({"kind": "warning", "text": text})
-    _go(run, live, _evaluation(env, world, episodes), steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
+    with run.writing():
+        _go(run, live, _evaluation(env, world, episodes), steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
     return run
 
 
@@ -125,7 +128,7 @@ def resume(
     `algorithm` must be given again where they were not an id and an expression. RunError where there is nothing left to
     do, or where a checkpoint is damaged.
     """
-    run = run if isinstance(run, Run) else Run.open(Path(run))
+    run = _opened(run)
     about = run.about
     json = run.folder / "run.json"
     if algorithm is None and not about["rebuilds"]:
@@ -136,18 +139,21 @@ def resume(
         raise RunError(
             json, f"its environment, {about['env']}, was constructed", "pass it again: pal.resume(run, env=...)"
         )
+    _positive(steps=steps)
+    _usable(about["device"])
     value = algorithm or parse(about["expression"])
     world_of = env if env is not None else about["env"]
     world = make_vector(world_of, about["environments"])
-    live = Online(value, world, about["seeds"][0], device=about["device"], compile=about["compile"])
-    steps = steps or about["steps"]
+    _same_spaces(run, world)
+    steps = steps if steps is not None else about["steps"]
     checkpoints = Checkpoints(run.folder / "checkpoints")
-    checkpoint = checkpoints.latest()
-    if checkpoint is not None and checkpoint.count >= steps:
-        raise RunError(
-            json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
-        )
-    with _quiet_threads(about["threads"]):
+    with _quiet_threads(about["threads"]), run.writing():  # the lock first: what another process writes must not change
+        checkpoint = checkpoints.latest()
+        if checkpoint is not None and checkpoint.count >= steps:
+            raise RunError(
+                json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
+            )
+        live = Online(value, world, about["seeds"][0], device=about["device"], compile=about["compile"])
         seconds = 0.0
         if checkpoint is not None:
             seconds = _restore(live, checkpoint)
@@ -158,6 +164,49 @@ def resume(
             listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
         _go(run, live, _evaluation(world_of, world, about["episodes"]), steps, checkpoints, seconds, listen)
     return run
+
+
+# What run.json must say for a run to be continued or evaluated: all that `train` writes into it.
+NEEDED = (
+    "expression", "rebuilds", "env", "made_by_id", "spaces", "seeds", "steps", "environments", "episodes",
+    "evaluate_every", "log_every", "checkpoint_every", "device", "compile", "threads",
+)  # fmt: skip
+
+
+def _opened(run: str | Path | Run) -> Run:
+    """The run; RunError where there is none, or where `run.json` lacks what `train` writes into it."""
+    run = run if isinstance(run, Run) else Run.open(Path(run))
+    for field in NEEDED:
+        if field not in run.about:
+            remedy = "restore it from a copy, or train again with another --out"
+            raise RunError(run.folder / "run.json", "is missing", remedy, f"field {field!r}")
+    return run
+
+
+def _positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1")
+
+
+def _usable(device: str) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as wrong:  # PyTorch asserts that it was compiled for the device
+        reason = str(wrong).partition("\n")[0].rstrip(".")
+        raise ValueError(f"device={device!r} cannot be used here ({reason}); use cpu") from wrong
+
+
+def _same_spaces(run: Run, world: Any) -> None:
+    """RunError where a constructed environment is not the one that the run was begun in."""
+    for name, space in {"obs": world.single_observation_space, "action": world.single_action_space}.items():
+        if (begun := run.about["spaces"][name]) != (now := describe(space)):
+            raise RunError(
+                run.folder / "run.json",
+                f"the environment's {name} space is now {now}, and was {begun}",
+                "give the environment that the run was begun in",
+                f"spaces.{name}",
+            )
 
 
 def _go(
@@ -181,19 +230,18 @@ def _go(
         checkpoints.save(live.env_steps, state, segments, run.position())
         listen({"kind": "checkpoint", "env_steps": live.env_steps})
 
-    with run.writing():
-        try:
-            online(
-                live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
-                **{key: about[key] for key in ("evaluate_every", "log_every", "checkpoint_every")},
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            run.update(status="stopped")
-            raise
-        except Exception as problem:
-            run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
-            raise
-        run.update(status="finished")
+    try:
+        online(
+            live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
+            **{key: about[key] for key in ("evaluate_every", "log_every", "checkpoint_every")},
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        run.update(status="stopped")
+        raise
+    except Exception as problem:
+        run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
+        raise
+    run.update(status="finished")
 
 
 def _restore(live: Online, checkpoint: Checkpoint) -> float:
@@ -262,11 +310,13 @@ def _folder(slug: str, about: Mapping[str, Any]) -> Path:
 class Deployed:
     """A trained policy at work: `act(obs)` gives the environment's own actions.
 
-    A policy with memory remembers from call to call; `reset()` begins an episode.
+    A policy with memory remembers from call to call; `reset()` begins an episode. `env_steps` it was trained for;
+    `problems` are newer checkpoints that were passed over because they are damaged.
     """
 
-    def __init__(self, learner: Learner, border: Border) -> None:
+    def __init__(self, learner: Learner, border: Border, env_steps: int = 0, problems: Sequence[str] = ()) -> None:
         self.learner, self.border = learner, border
+        self.env_steps, self.problems = env_steps, tuple(problems)
         self._policy = learner.deployed()
         self._memory: Any = None
 
@@ -302,38 +352,46 @@ def each_array(function: Callable[[Any], Any], value: Any) -> Any:
 
 def load(run: str | Path | Run) -> Deployed:
     """The policy of a run's last checkpoint. RunError where there is none."""
-    run = run if isinstance(run, Run) else Run.open(Path(run))
+    run = _opened(run)
     about = run.about
     if not about["rebuilds"]:
         raise RunError(
             run.folder / "run.json", "its algorithm was made by hand", "load it where that code is", "expression"
         )
-    checkpoint = Checkpoints(run.folder / "checkpoints").latest()
+    checkpoints = Checkpoints(run.folder / "checkpoints")
+    checkpoint = checkpoints.latest()
     if checkpoint is None:
         raise RunError(run.folder, "it has no checkpoint yet", "wait for one, or train with --checkpoint-every")
     border = Border(undescribe(about["spaces"]["obs"]), undescribe(about["spaces"]["action"]))
     learner = Learner(parse(about["expression"]), border.spec, about["seeds"][0])
     state: Any = checkpoint.state
     learner.nets.load_state_dict(each(lambda tensor: tensor, state["learner"]["nets"]))
-    return Deployed(learner, border)
+    return Deployed(learner, border, checkpoint.count, list(map(str, checkpoints.problems)))
 
 
 def evaluate(run: str | Path | Run, *, episodes: int = 10, seed: int = 0, env: World | None = None) -> dict[str, Any]:
-    """The raw scores of a run's policy in fresh episodes: `{"run": folder, "scores": {name: [values]}}`."""
+    """The raw scores of a run's policy in fresh episodes: `{"run": folder, "scores": {name: [values]}}`.
+
+    And `env_steps`, after how many the policy was saved, and `problems`: newer checkpoints that are damaged.
+    """
     from palaestra.rollout.source import Source
 
-    run = run if isinstance(run, Run) else Run.open(Path(run))
+    run = _opened(run)
     if env is None and not run.about["made_by_id"]:
         raise RunError(
             run.folder / "run.json", "its environment was constructed", "pass it: pal.evaluate(run, env=...)"
         )
+    _positive(episodes=episodes)
     deployed = load(run)
-    source = Source(make_vector(env if env is not None else run.about["env"], episodes), seed)
+    world = make_vector(env if env is not None else run.about["env"], episodes)
+    _same_spaces(run, world)
+    source = Source(world, seed)
     learner = deployed.learner
     scores: dict[str, list[float]] = {}
     for part in learner.algorithm.evaluation:
         scores |= part(learner.nets, learner.deployed(), source)
-    return {"run": str(run.folder), "scores": scores}
+    about = {"env_steps": deployed.env_steps, "problems": list(deployed.problems)}
+    return {"run": str(run.folder), "scores": scores, **about}
 
 
 # ---------------------------------------------------------------------------------------------------- what there is
@@ -359,11 +417,21 @@ def listed(what: str) -> list[dict[str, Any]]:
     if what not in ("algorithms", "methods"):
         raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs'))}")
     entries = catalogue(what).values()
-    rows: list[dict[str, Any]] = [{"slug": e.slug, "title": e.title, "package": e.package} for e in entries]
+    rows = [_row(entry) for entry in entries]
     if what == "methods":
         for row, entry in zip(rows, entries, strict=True):
-            row |= {"parts": _changes(entry), "family": entry.reference.split(".")[-2], "claim": None}
+            family = [entry.package, *entry.reference.partition(":")[0].split(".")][-2]
+            row |= {"parts": _changes(entry), "family": family, "claim": None}
     return rows
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    """What a list says of an entry. A plug-in that cannot be imported does not hide the others: it has a `problem`."""
+    try:
+        title, problem = entry.title, None
+    except ExpressionError as wrong:
+        title, problem = "", str(wrong)
+    return {"slug": entry.slug, "title": title, "package": entry.package, "problem": problem}
 
 
 def _title(module: str, world: str) -> str:
@@ -376,7 +444,7 @@ def _changes(entry: Entry) -> list[str]:
     for base in catalogue("algorithms"):
         try:
             return list(changed_parts(parse(base), parse(f"{base}+{entry.slug}")))
-        except ValueError:
+        except (ValueError, TypeError, LookupError, AttributeError):  # a method may take its base to be another
             continue
     return []
 

@@ -88,11 +88,10 @@ def number_of_rows(columns: Columns) -> int:
 
 
 def pieces(columns: Columns, count: int) -> list[Columns]:
-    """The batch in `count` pieces of (nearly) equal size; 0-d columns are in all of them."""
-    split = {key: value.chunk(count) if value.dim() else None for key, value in flatten(columns).items()}
-    number = max(len(parts) for parts in split.values() if parts is not None)
-    flat = flatten(columns)
-    return [unflatten({k: flat[k] if v is None else v[i] for k, v in split.items()}) for i in range(number)]
+    """The batch in `count` pieces of (nearly) equal size, none of them empty; 0-d columns are in all of them."""
+    count = min(count, number_of_rows(columns))
+    split = {key: v.tensor_split(count) if v.dim() else (v,) * count for key, v in flatten(columns).items()}
+    return [unflatten({key: parts[i] for key, parts in split.items()}) for i in range(count)]
 
 
 # Shares: what the unit of an update is. Each returns [B] or [B, T] and sums to one over the whole update; the learner

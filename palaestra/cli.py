@@ -37,7 +37,7 @@ Usage = typer.BadParameter.__mro__[1]
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="palaestra", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
         say("stopped")
         sys.exit(130)
@@ -198,6 +198,8 @@ def evaluate(
     from palaestra import api
 
     result = api.evaluate(run, episodes=episodes, seed=seed)
+    for problem in result["problems"]:
+        say(f"warning: passed over a damaged checkpoint: {problem}")
     if as_json:
         give(result)
     else:
@@ -250,6 +252,9 @@ def list_(what: Annotated[str, typer.Argument(help="algorithms, methods or envs.
         return
     wide = max((len(row["slug"]) for row in rows), default=0) + 2
     for row in rows:
+        if row.get("problem"):
+            say(f"error: {row['problem']}")
+            continue
         ours = "" if row.get("package", "palaestra") == "palaestra" else f"  [{row['package']}]"
         print(f"{row['slug']:{wide}}{row['title']}{ours}")
     if what == "envs":

@@ -120,11 +120,13 @@ def read(piece: str) -> tuple[str, dict[str, Any]]:
         raise ExpressionError(f"{piece.strip()!r} cannot be read: {wrong.msg}") from wrong
     if not isinstance(call, ast.Call) or call.args:
         raise ExpressionError(f"{piece.strip()!r}: arguments are given by name, as in {name}(keyword=value)")
-    keywords = {}
+    keywords: dict[str, Any] = {}
     for keyword in call.keywords:
+        if keyword.arg in keywords:
+            raise ExpressionError(f"{name}: {keyword.arg} is given twice")
         try:
             keywords[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        except ValueError as wrong:
+        except (ValueError, TypeError) as wrong:
             value = ast.unparse(keyword.value)
             raise ExpressionError(
                 f"{name}: {keyword.arg}={value} is not a literal (a number, a string, a tuple)"

@@ -7,6 +7,7 @@ the gradient for the parameters that it trains and for no others, one optimiser 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> Gen
 class _Plan:
     """What an update needs to know of a loss, looked up once."""
 
+    name: str
     loss: Loss
     parameters: list[nn.Parameter]
     optimiser: torch.optim.Optimizer
@@ -59,10 +61,12 @@ class Learner:
     ) -> None:
         algorithm.check()
         self.algorithm = algorithm
+        self._seed = seed
         self.device = torch.device(device)
         self.updates = 0
         self.nets = build(algorithm, spec, seed).to(self.device)
-        self._noise = generator(seed, "noise", self.device)
+        # A generator for each loss and column, so that a loss that is added leaves the others' noise as it was.
+        self._noise: dict[str, Generator] = {}
         self._transforming = generator(seed, "transforms", self.device)
         self._plans = {name: self._plan(name, loss, compile) for name, loss in algorithm.losses.items()}
 
@@ -72,11 +76,15 @@ class Learner:
             raise Unfit(f"loss {name!r} trains {', '.join(loss.trains) or 'nothing'}, where there is no parameter")
         lr = torch.tensor(0.0, device=self.device) if callable(loss.lr) else loss.lr
         noise = tuple(dict.fromkeys((t.stream, column) for t in loss.terms.values() for column in t.noise))
+        for stream, column in noise:
+            key = f"noise/{name}/{stream}/{column}"
+            self._noise[key] = generator(self._seed, key, self.device)
 
         def summed(batches: Batches, units: Mapping[str, Tensor]) -> Summed:
             return _sum(loss, self.nets, batches, units)
 
         return _Plan(
+            name,
             loss,
             parameters,
             loss.optimiser(parameters, lr),
@@ -143,9 +151,9 @@ class Learner:
             for transform in loss.transforms:
                 batches[transform.stream] = transform.fn(self.nets, batches[transform.stream], self._transforming)
             for stream, column in plan.noise:
-                batches[stream][f"{column}_noise"] = torch.randn(
-                    batches[stream][column].shape, generator=self._noise, device=self.device
-                )
+                rng = self._noise[f"noise/{plan.name}/{stream}/{column}"]
+                shape = batches[stream][column].shape
+                batches[stream][f"{column}_noise"] = torch.randn(shape, generator=rng, device=self.device)
             units = {name: _unit(term.share, batches[term.stream]) for name, term in loss.terms.items()}
         if split == 1 or plan.whole:
             total, parts, columns = plan.sum(batches, units)
@@ -164,12 +172,13 @@ class Learner:
 
     def _accumulated(self, plan: _Plan, batches: Batches, units: Mapping[str, Tensor], split: int) -> Summed:
         """The same sum, a piece of the rows at a time."""
+        split = min(split, *map(number_of_rows, batches.values()))
         batch_pieces = {stream: pieces(batch, split) for stream, batch in batches.items()}
         unit_pieces = pieces(dict(units), split)
         totals, parts, columns = [], [], []
         for parameter in plan.parameters:
             parameter.grad = None
-        for i in range(min(map(len, batch_pieces.values()))):
+        for i in range(split):
             total, part, column = plan.sum({stream: piece[i] for stream, piece in batch_pieces.items()}, unit_pieces[i])
             gradients = torch.autograd.grad(total, plan.parameters, allow_unused=True)
             for parameter, gradient in zip(plan.parameters, gradients, strict=True):
@@ -185,12 +194,12 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that learning depends on: networks, clock, optimisers, counters and random streams."""
+        """All that learning depends on, copied: networks, clock, optimisers, counters and random streams."""
         return {
-            "nets": dict(self.nets.state_dict()),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "nets": {name: tensor.clone() for name, tensor in self.nets.state_dict().items()},
+            "optimisers": {name: copy.deepcopy(o.state_dict()) for name, o in self.optimisers.items()},
             "updates": self.updates,
-            "noise": self._noise.get_state(),
+            "noise": {key: rng.get_state() for key, rng in self._noise.items()},
             "transforms": self._transforming.get_state(),
         }
 
@@ -198,9 +207,10 @@ class Learner:
         """The inverse of `state_dict`, for a learner of the same algorithm and spec; RuntimeError otherwise."""
         self.nets.load_state_dict(state["nets"])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            optimiser.load_state_dict(copy.deepcopy(state["optimisers"][name]))  # it keeps the tensors it is given
         self.updates = int(state["updates"])
-        self._noise.set_state(state["noise"])
+        for key, rng in self._noise.items():
+            rng.set_state(state["noise"][key])
         self._transforming.set_state(state["transforms"])
 
 

@@ -139,4 +139,7 @@ def double(algorithm: Algorithm) -> Algorithm:
 @expressed
 def dueling(algorithm: Algorithm) -> Algorithm:
     """A value and an advantage stream in place of the plain head; hidden layers and encoder stay. On `dqn`."""
+    plain = algorithm.networks.get("critic")
+    if getattr(plain, "func", None) is not action_values().func:  # type: ignore[attr-defined]
+        raise ValueError(f"dueling does not fit {algorithm}: it changes the plain Q-network of dqn")
     return replace_network(algorithm, "critic", dueling_values(**algorithm.networks["critic"].keywords))  # type: ignore[attr-defined]

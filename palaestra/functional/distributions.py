@@ -25,13 +25,13 @@ def tanh_normal(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, T
 
 
 def only_allowed(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Values or logits [..., A] with the lowest finite number where `mask` [..., A] is false (None: all allowed).
+    """Values or logits [..., A] with a very low number where `mask` [..., A] is false (None: all allowed).
 
-    Finite, because `0 * -inf` is NaN in an expectation over actions.
+    Finite, and so after it is multiplied, because `0 * -inf` is NaN in an expectation over actions.
     """
     if mask is None:
         return values
-    return values.masked_fill(~mask.bool(), torch.finfo(values.dtype).min / 4)
+    return values.masked_fill(~mask.bool(), max(-1e30, torch.finfo(values.dtype).min / 4))
 
 
 def categorical_sample(logits: Tensor, rng: torch.Generator | None) -> Tensor:

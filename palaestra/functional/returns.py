@@ -21,7 +21,7 @@ def generalised_advantage(
     that the step led to: the final one at an episode's end, so that a truncated episode bootstraps.
     """
     delta = reward + gamma * next_value * ~terminated - value
-    goes_on = ~(terminated | truncated)
+    goes_on = (~(terminated | truncated)).to(delta.dtype)
     advantage = torch.zeros_like(delta)
     following = torch.zeros_like(delta[0])
     for t in range(len(delta) - 1, -1, -1):

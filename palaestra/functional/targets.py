@@ -24,7 +24,7 @@ def bellman(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float, ste
     live = (~terminated).to(value.dtype)
     if steps is None:
         return torch.addcmul(reward, live, value, value=gamma)
-    return discounted_sum(reward, gamma) + gamma**steps * live * value
+    return discounted_sum(reward, gamma) + gamma ** steps.to(value.dtype) * live * value
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:

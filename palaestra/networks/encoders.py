@@ -17,14 +17,16 @@ Encoder = Callable[[Space | Mapping[str, Space]], nn.Module]
 
 
 class Vector(nn.Module):
-    """Numbers as they are: any shape [B, ...] becomes [B, size]."""
+    """Numbers as they are (bytes as shares of 255): any shape [B, ...] becomes [B, size]."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
         self.size = math.prod(space.shape)
         self.flat = len(space.shape) != 1
+        self.bytes = space.dtype == torch.uint8
 
     def forward(self, obs: Tensor) -> Tensor:
+        obs = obs.float() / 255.0 if self.bytes else obs
         return obs.reshape(len(obs), self.size) if self.flat else obs
 
 

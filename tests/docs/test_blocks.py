@@ -1,5 +1,6 @@
 """The Python that the documentation shows runs: each page's ```python blocks, in order, in one temporary folder."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -37,3 +38,12 @@ def test_every_block_is_closed():
     for page in PAGES:
         fences = re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE)
         assert len(fences) % 2 == 0, f"{page.name} has a ``` without its other"
+
+
+def test_outputs_are_those_of_today():
+    spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs" / "outputs.py")
+    outputs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(outputs)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert outputs.renewed(text) == text, f"{page.name} shows old output: run python docs/outputs.py"

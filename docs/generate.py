@@ -1,0 +1,193 @@
+"""Write docs/reference/: one page for each listed base and method, and an index. `make docs` runs it.
+
+What a page says comes from the code alone: the docstrings of the function and of its module, the signature, and what
+the built value is made of. The pages are not committed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from palaestra.algorithm import Algorithm, Unfit, changed_parts
+from palaestra.batch import Space, Spec
+from palaestra.cli import app
+from palaestra.expression import Entry, catalogue, parse
+from palaestra.learner import build
+
+REFERENCE = Path(__file__).parent / "reference"
+WORLDS = {"continuous": "Pendulum-v1", "discrete": "CartPole-v1"}
+HEADINGS = {"Papers": "Papers", "Paper": "Papers", "Traps": "Traps", "Differs from the paper": "Differs from the paper"}
+SETTING = re.compile(r"(\w+(?:, \w+)*): (.+)")
+ELSEWHERE = re.compile(r" Arguments as (?:there|`[\w-]+`)(?:\.|, and)$")  # the table of settings has them all
+
+
+@dataclass
+class Doc:
+    """A docstring taken apart: its first line, prose, equations, settings and what stands under `HEADINGS`."""
+
+    title: str = ""
+    prose: list[str] = field(default_factory=list)
+    equations: list[str] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+
+
+def taken_apart(text: str, settings: bool) -> Doc:
+    """A docstring's parts. Its indented blocks are `settings` (of a function) or else equations (of a module)."""
+    first, *paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text))
+    title, _, rest = first.partition("\n")
+    doc = Doc(ELSEWHERE.sub("", title))
+    for paragraph in [rest, *paragraphs] if rest else paragraphs:
+        paragraph = paragraph.removeprefix("Args:\n")
+        heading, _, body = paragraph.partition(":")
+        if paragraph.startswith("    "):
+            if settings:
+                doc.settings |= meanings(paragraph)
+            else:
+                doc.equations.append(textwrap.dedent(paragraph))
+        elif heading in HEADINGS:
+            text = " ".join(body.split())
+            doc.sections[HEADINGS[heading]] = text[:1].upper() + text[1:]
+        else:
+            doc.prose.append(" ".join(paragraph.split()))
+    return doc
+
+
+def meanings(block: str) -> dict[str, str]:
+    """`name: text` and `name, name: text`, with indented continuation lines, as {name: text}."""
+    found: dict[str, str] = {}
+    lines: list[str] = []
+    for line in textwrap.dedent(block).splitlines():
+        if line.startswith(" ") and lines:
+            lines[-1] += " " + line.strip()
+        else:
+            lines.append(line.strip())
+    for line in lines:
+        if match := SETTING.fullmatch(line):
+            found |= dict.fromkeys(match[1].split(", "), match[2])
+    return found
+
+
+def described(entry: Entry) -> tuple[Doc, Doc]:
+    """The docstrings of an entry's function and module; settings that the function leaves out are its neighbours'."""
+    function = inspect.unwrap(entry.load())
+    module = inspect.getmodule(function)
+    assert module is not None
+    doc = taken_apart(function.__doc__ or "", settings=True)
+    for other in vars(module).values():
+        if inspect.isfunction(other) and inspect.unwrap(other).__module__ == module.__name__:
+            doc.settings = {**taken_apart(other.__doc__ or "", settings=True).settings, **doc.settings}
+    return doc, taken_apart(module.__doc__ or "", settings=False)
+
+
+def actions(algorithm: Algorithm) -> str:
+    """The kind of action that a base can be built for."""
+    for kind, space in {"continuous": Space((1,)), "discrete": Space((), choices=(2,))}.items():
+        try:
+            build(algorithm, Spec(Space((3,)), space), seed=0)
+        except Unfit:
+            continue
+        return kind
+    raise ValueError(f"{algorithm} can be built for neither a continuous nor a discrete action")
+
+
+def fits(method: Entry) -> list[str]:
+    """The bases that a method can be put on."""
+    found = []
+    for base in ours("algorithms"):
+        try:
+            actions(parse(f"{base}+{method.slug}"))
+        except (ValueError, TypeError, KeyError):
+            continue
+        found.append(base)
+    return found
+
+
+def ours(group: str) -> dict[str, Entry]:
+    """The entries of the library itself: what else is installed here has its own documentation."""
+    return {slug: entry for slug, entry in catalogue(group).items() if entry.package == "palaestra"}
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def setting_rows(entry: Entry, doc: Doc) -> list[str]:
+    rows = []
+    for name, parameter in inspect.signature(entry.load()).parameters.items():
+        if parameter.annotation in ("Algorithm", Algorithm):
+            continue
+        default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
+        rows.append(f"| `{name}` | {default} | {cell(doc.settings.get(name, ''))} |")
+    return rows
+
+
+def shown(expression: str) -> str:
+    """What `palaestra show` prints."""
+    result = CliRunner().invoke(app, ["show", expression], catch_exceptions=False)
+    return "\n".join(line.rstrip() for line in result.output.splitlines())
+
+
+def page(entry: Entry, bases: list[str]) -> str:
+    """A base's page, or, with the `bases` that it fits, a method's."""
+    doc, module = described(entry)
+    expression = f"{bases[0]}+{entry.slug}" if bases else entry.slug
+    value = parse(expression)
+    lines = [f"# {entry.slug}", doc.title, *doc.prose]
+    if bases:
+        parts = ", ".join(f"`{part}`" for part in changed_parts(parse(bases[0]), value))
+        lines += [f"Changes {parts}. Fits {', '.join(f'[`{base}`]({base}.md)' for base in bases)}."]
+    lines += ["## Equations", f"{module.title}", *(f"```text\n{block}\n```" for block in module.equations)]
+    lines += module.prose
+    if rows := setting_rows(entry, doc):
+        lines += ["## Settings", "\n".join(["| Setting | Default | Meaning |", "| --- | --- | --- |", *rows])]
+    for heading in ("Traps", "Differs from the paper", "Papers"):
+        texts = [text for part in (module, doc) if (text := part.sections.get(heading))]
+        if texts:
+            lines += [f"## {heading}", *texts]
+    lines += ["## Parts", f"```console\n$ palaestra show {expression}\n{shown(expression)}\n```"]
+    env, steps = WORLDS[actions(value)], max(20_000, 2 * value.schedule.start)  # half of them random at most
+    quoted = f'"{expression}"' if "(" in expression else expression
+    lines += ["## Run it", f"```console\n$ palaestra train {quoted} --env {env} --steps {steps}\n```"]
+    source = entry.reference.partition(":")[0].replace(".", "/") + ".py"
+    lines += [f"Source: `{source}`."]
+    return "\n\n".join(lines) + "\n"
+
+
+def index(algorithms: dict[str, Any], methods: dict[str, Any]) -> str:
+    """The tables of what is listed."""
+    lines = ["# Reference", "Generated from the code: `make docs`.", "## Bases"]
+    rows = [
+        f"| [`{e.slug}`]({e.slug}.md) | {cell(described(e)[0].title)} | {kind} |" for e, kind in algorithms.values()
+    ]
+    lines += ["\n".join(["| Base | | Actions |", "| --- | --- | --- |", *rows])]
+    rows = [
+        f"| [`{e.slug}`]({e.slug}.md) | {cell(described(e)[0].title)} | {', '.join(f'`{base}`' for base in bases)} |"
+        for e, bases in methods.values()
+    ]
+    lines += ["## Methods and variants", "\n".join(["| Name | | Fits |", "| --- | --- | --- |", *rows])]
+    return "\n\n".join(lines) + "\n"
+
+
+def main() -> None:
+    shutil.rmtree(REFERENCE, ignore_errors=True)
+    REFERENCE.mkdir()
+    algorithms = {slug: (entry, actions(parse(slug))) for slug, entry in ours("algorithms").items()}
+    methods = {slug: (entry, fits(entry)) for slug, entry in ours("methods").items()}
+    pages = {slug: page(entry, []) for slug, (entry, _) in algorithms.items()}
+    pages |= {slug: page(entry, bases) for slug, (entry, bases) in methods.items()}
+    for slug, text in {"index": index(algorithms, methods), **pages}.items():
+        (REFERENCE / f"{slug}.md").write_text(text, encoding="utf-8")
+    print(f"wrote {len(pages) + 1} pages into {REFERENCE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Neutral elements: with its setting at zero (or one) a method is exactly its base."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from palaestra.algorithm import add_loss, with_reward
+from palaestra.algorithms.dqn import double, dqn
+from palaestra.algorithms.experience import n_step, prioritised
+from palaestra.algorithms.sac import sac, sac_discrete
+from palaestra.algorithms.td3 import ddpg, td3
+from palaestra.batch import each
+from palaestra.data.replay import Replay
+from palaestra.functional.targets import huber
+from palaestra.learner import Learner, generator
+from palaestra.loops.online import Online
+from tests.parts.worlds import batches, make, small, spec
+
+TINY = {"hidden": (16, 16)}
+
+
+def after(algorithm, world, given, updates=5):
+    learner = Learner(algorithm, spec(world))
+    for n in range(updates):
+        learner.update(given[n % len(given)])
+    return learner.nets.state_dict()
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def assert_not_same(one, other):
+    assert any(not torch.equal(one[name], other[name]) for name in one if name in other)
+
+
+def test_td3_without_its_three_ideas_is_ddpg():
+    given = batches(small("ddpg"), "continuous")
+    base = after(ddpg(**TINY), "continuous", given)
+    neutral = {"policy_delay": 1, "target_noise": 0.0, "critics": 1}
+    assert_same(after(td3(**TINY, **neutral), "continuous", given), base)
+    for idea in neutral:
+        without = {key: value for key, value in neutral.items() if key != idea}
+        if idea != "critics":  # two critics are other networks
+            assert_not_same(after(td3(**TINY, **without), "continuous", given), base)
+
+
+def run(algorithm, world, steps=60):
+    """The networks after acting and learning, batches drawn by the run's own generators."""
+    online = Online(algorithm, make(world))
+    while online.env_steps < steps:
+        online.advance()
+    assert online.learner.updates > 10
+    return online.learner.nets.state_dict()
+
+
+SETTINGS = {**TINY, "start": 40, "batch_size": 16, "capacity": 500}
+BASES = [(td3, "continuous"), (ddpg, "continuous"), (sac, "continuous"), (sac_discrete, "discrete"), (dqn, "discrete")]
+
+
+@pytest.mark.parametrize(("base", "world"), BASES)
+def test_one_step_rows_are_transitions(base, world):
+    plain = run(base(**SETTINGS), world)
+    one = run(n_step(base(**SETTINGS), n=1), world)
+    assert plain.keys() == one.keys()
+    for name in plain:  # the same sum, rounded once more
+        assert torch.allclose(plain[name], one[name], atol=1e-5), name
+    assert_not_same(run(n_step(base(**SETTINGS), n=3), world), plain)
+
+
+def test_a_one_step_target_is_the_plain_one_exactly():
+    drawn = batches(small("dqn"), "discrete")[0]["replay"]
+    rows = {**drawn, "reward": drawn["reward"][:, None], "steps": torch.ones_like(drawn["action"])}
+    learners = [Learner(dqn(**TINY, gamma=0.5), spec("discrete")) for _ in range(2)]
+    for learner, batch in zip(learners, (drawn, rows), strict=True):
+        learner.update({"replay": batch})
+    assert_same(*(learner.nets.state_dict() for learner in learners))  # exact where gamma is a power of two
+
+
+def test_priorities_without_sharpness_are_uniform():
+    flat = prioritised(dqn(**SETTINGS), sharpness=0.0)
+    online = Online(flat, make("discrete"))
+    while online.env_steps < 60:
+        online.advance()
+    replay = online.replays["replay"]
+    steps = replay.kind == 1
+    assert torch.equal(replay.tree.get(torch.arange(replay.capacity)), steps.double())
+    batch = replay.sample(20_000, generator(0, "test"), online.learner.nets.clock)
+    assert torch.equal(batch["weight"], torch.ones(20_000))
+    counts = torch.bincount(batch["index"], minlength=replay.capacity)[steps].double()
+    expected = 20_000 / replay.rows
+    chi_square = ((counts - expected).square() / expected).sum()
+    assert abs(chi_square - (replay.rows - 1)) < 4 * (2 * (replay.rows - 1)) ** 0.5
+
+
+def test_full_correction_undoes_what_priorities_change():
+    """`sum P(i) weight(i) x(i)` is proportional to the mean of x when `correction=1`."""
+    algorithm = prioritised(dqn(**TINY), sharpness=0.7, correction=1.0)
+    online = Online(replace(algorithm, schedule=dqn(**SETTINGS).schedule), make("discrete"))
+    while online.env_steps < 60:
+        online.advance()
+    replay: Replay = online.replays["replay"]
+    index = (replay.kind == 1).nonzero().squeeze(1)
+    probability = replay.tree.get(index) / replay.tree.total
+    weight = replay.priorities[0].weight(probability, replay.rows, online.learner.nets.clock)
+    product = probability * weight
+    assert probability.max() > 1.5 * probability.min()
+    assert torch.allclose(product, product[0].expand_as(product), rtol=1e-5)
+
+
+def test_a_reward_that_is_its_own_changes_nothing():
+    given = batches(small("sac"), "continuous")
+    same = with_reward(sac(**TINY), lambda nets, batch, rng: batch["reward"])
+    assert_same(after(same, "continuous", given), after(sac(**TINY), "continuous", given))
+
+
+@pytest.mark.parametrize("base", [ddpg, td3])
+def test_a_loss_of_coefficient_zero_changes_nothing(base):
+    """Not even where it wants noise of its own (td3's does): the noise that other losses get stays the same."""
+    given = batches(small(base.__name__), "continuous")
+    algorithm = base(**TINY)
+    loss = algorithm.losses["critic"]
+    silent = replace(loss, terms={"td": replace(loss.terms["td"], coefficient=0.0)})
+    assert_same(after(add_loss(algorithm, "more", silent), "continuous", given), after(algorithm, "continuous", given))
+
+
+def test_rows_of_weight_one_are_rows():
+    given = batches(small("sac-discrete"), "discrete")
+    bare = [{"replay": {k: v for k, v in batch["replay"].items() if k != "weight"}} for batch in given]
+    assert_same(*(after(sac_discrete(**TINY), "discrete", batches) for batches in (given, bare)))
+
+
+def test_a_wide_huber_is_half_a_square():
+    given = batches(small("dqn"), "discrete")
+    losses = []
+    for width in (1e6, 1.0):
+        learner = Learner(dqn(**TINY), spec("discrete"))
+        term = learner.algorithm.losses["critic"].terms["td"]
+        value, columns = term.value(learner.nets, given[0]["replay"])
+        losses.append(value)
+        error = columns["error"]
+        assert torch.allclose(value, huber(error, torch.zeros_like(error)))
+    assert torch.equal(*losses)
+
+
+def test_a_target_that_follows_at_once_is_the_network():
+    given = batches(small("td3"), "continuous")
+    state = after(td3(**TINY, tau=1.0, policy_delay=1), "continuous", given, updates=3)
+    for name, value in state.items():
+        if name.startswith("target_"):
+            assert torch.equal(value, state[name.removeprefix("target_")])
+
+
+def test_double_is_plain_where_the_target_is_the_network():
+    given = batches(small("dqn"), "discrete")
+    one = after(dqn(**TINY, target_every=1), "discrete", given)
+    assert_same(after(double(dqn(**TINY, target_every=1)), "discrete", given), one)
+    slow = dqn(**TINY, target_every=3, lr=0.1)
+    assert_not_same(after(double(slow), "discrete", given), after(slow, "discrete", given))
+
+
+@pytest.mark.parametrize("allowed", [True, 1.0, 1])
+def test_a_mask_that_allows_all_is_no_mask(allowed):
+    given = batches(small("sac-discrete"), "masked")
+
+    def unmasked(batch):
+        columns = dict(batch["replay"])
+        for key in ("obs", "next_obs"):
+            mask = columns[key]["action_mask"]
+            columns[key] = {**columns[key], "action_mask": torch.full(mask.shape, allowed)}
+        return {"replay": columns}
+
+    for base in (sac_discrete, dqn):
+        full = [unmasked(batch) for batch in given]
+        without = [each(lambda tensor: tensor, batch) for batch in full]
+        for batch in without:
+            for key in ("obs", "next_obs"):
+                del batch["replay"][key]["action_mask"]
+        assert_same(after(base(**TINY), "masked", full), after(base(**TINY), "masked", without))

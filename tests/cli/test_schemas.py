@@ -1,0 +1,125 @@
+"""What every verb prints with `--json` fits its schema in `palaestra/schemas`."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from typer.testing import CliRunner
+
+from palaestra.cli import app
+
+TD3 = "td3(start=20,hidden=(8,),batch_size=8)"
+SCHEMAS = [entry.name.removesuffix(".json") for entry in files("palaestra.schemas").iterdir()]
+
+
+def schema(name: str) -> Any:
+    return json.loads(files("palaestra.schemas").joinpath(f"{name}.json").read_text())
+
+
+def answered(*arguments: str) -> Any:
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def fits(answer: Any, name: str) -> None:
+    jsonschema.validate(answer, schema(name), jsonschema.Draft202012Validator)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    given = ("--env", "palaestra/Pendulum-v0", "--steps", "60", "--episodes", "2", "--evaluate-every", "40")
+    return folder, answered("train", TD3, *given, "--out", str(folder))
+
+
+def test_there_are_nine() -> None:
+    listed = {f"list-{what}" for what in ("algorithms", "methods", "envs")}
+    assert set(SCHEMAS) == {"train", "evaluate", "show", "runs-list", "runs-show", "runs-plot", *listed}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_is_a_schema(name: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(name))
+
+
+@pytest.mark.parametrize("what", ["algorithms", "methods", "envs"])
+def test_list(what: str) -> None:
+    fits(answered("list", what), f"list-{what}")
+
+
+@pytest.mark.parametrize("expression", ["sac", "td3(lr=1e-3)+n-step+prioritised", "dqn+double+dueling", "sac-discrete"])
+def test_show(expression: str) -> None:
+    answer = answered("show", expression)
+    fits(answer, "show")
+    assert answer["expression"] == expression.replace("1e-3", "0.001")
+
+
+def test_train(run: tuple[Path, Any]) -> None:
+    folder, answer = run
+    fits(answer, "train")
+    assert (answer["run"], answer["env"], answer["seeds"]) == (str(folder), "palaestra/Pendulum-v0", [0])
+    assert (answer["env_steps"], answer["updates"]) == (60, 40)
+    assert list(map(len, answer["scores"]["episode_return"].values())) == [2]
+
+
+def test_evaluate(run: tuple[Path, Any]) -> None:
+    answer = answered("evaluate", str(run[0]), "--episodes", "3")
+    fits(answer, "evaluate")
+    assert len(answer["scores"]["episode_return"]) == 3
+    assert (answer["env_steps"], answer["problems"]) == (60, [])
+
+
+def test_runs(run: tuple[Path, Any], tmp_path: Path) -> None:
+    folder = run[0]
+    shown = answered("runs", "show", str(folder))
+    fits(shown, "runs-show")
+    assert (shown["status"], shown["resume"], shown["settings"][0]["batch_size"]) == ("finished", "exact", 8)
+
+    (folder.parent / "broken").mkdir(exist_ok=True)
+    (folder.parent / "broken" / "run.json").write_text("{")
+    listed = answered("runs", "list", str(folder.parent))
+    fits(listed, "runs-list")
+    assert [one["folder"] for one in listed["runs"]] == [str(folder)]
+    assert "broken/run.json" in listed["broken"][0]["problem"]
+
+    drawn = answered("runs", "plot", str(folder), "--out", str(tmp_path / "curve.png"))
+    fits(drawn, "runs-plot")
+    assert Path(drawn["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_score_that_is_no_number_is_null(run: tuple[Path, Any], tmp_path: Path) -> None:
+    """A run that diverged: JSON has no NaN."""
+    folder = tmp_path / "diverged"
+    folder.mkdir()
+    (folder / "run.json").write_bytes((run[0] / "run.json").read_bytes())
+    row = {"kind": "evaluation", "seed": 0, "env_steps": 60, "updates": 40, "seconds": 0.1}
+    (folder / "metrics.jsonl").write_text(json.dumps({**row, "scores": {"episode_return": ["NaN", 1.0]}}) + "\n")
+    for arguments, name in ((("list", str(tmp_path)), "runs-list"), (("show", str(folder)), "runs-show")):
+        answer = answered("runs", *arguments)
+        fits(answer, name)
+        assert answer.get("runs", [answer])[0]["iqm"] == {"episode_return": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("train", {"env_steps": -1}),
+        ("train", {"scores": {"episode_return": [1.0]}}),
+        ("evaluate", {"scores": {"episode_return": 1.0}}),
+        ("runs-show", {"status": "done"}),
+    ],
+)
+def test_what_does_not_fit(run: tuple[Path, Any], name: str, change: dict[str, Any]) -> None:
+    """The schemas refuse something."""
+    folder, trained = run
+    verb = {"evaluate": ("evaluate", str(folder)), "runs-show": ("runs", "show", str(folder))}
+    answer = trained if name == "train" else answered(*verb[name])
+    fits({**answer, "a field of tomorrow": 1}, name)
+    with pytest.raises(jsonschema.ValidationError):
+        fits({**answer, **change}, name)
+    with pytest.raises(jsonschema.ValidationError):
+        fits({key: value for key, value in answer.items() if key != next(iter(change))}, name)
