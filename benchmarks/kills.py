@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.runs.resuming import Job, differences, finish, kill_after
+from tests.runs.resuming import Job, differences, finish, finished, kill_after
 
 SMALL = "hidden=(32, 32), batch_size=32, capacity=700, start=300"
 JOBS = {
@@ -48,7 +48,8 @@ def judged(base: str, kills: int, seed: int, work: Path) -> tuple[float, dict[st
     for i in range(kills):
         folder = work / str(i)
         moment = (i + rng.random()) / kills * wall
-        where = place(folder) if kill_after(job, folder, moment) else "done before"
+        kill_after(job, folder, moment)
+        where = "done before" if finished(folder) else place(folder)
         struck[where] = struck.get(where, 0) + 1
         if where != "done before":
             finish(job, folder)

@@ -150,6 +150,10 @@ def resume(
     with _quiet_threads(about["threads"]), run.writing():  # the lock first: what another process writes must not change
         checkpoint = checkpoints.latest()
         if checkpoint is not None and checkpoint.count >= steps:
+            if run.about["status"] != "finished" and steps == about["steps"]:  # killed just after its last checkpoint
+                run.truncate(checkpoint.position)
+                run.update(status="finished")
+                return run
             raise RunError(
                 json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
             )

@@ -43,7 +43,7 @@ class SumTree:
     def sample(self, n: int, rng: Generator) -> Tensor:
         """`n` rows [n], independent, each in proportion to its number, which is never zero."""
         top = self.levels[-1].cumsum(0)
-        target = torch.rand(n, dtype=torch.float64, generator=rng, device=top.device) * top[-1]
+        target = torch.rand(n, dtype=torch.float64, generator=rng).to(top.device) * top[-1]
         index = torch.searchsorted(top, target, right=True).clamp_(max=len(top) - 1)
         target = target - (top[index] - self.levels[-1][index])
         for level in reversed(self.levels[:-1]):

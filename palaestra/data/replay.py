@@ -158,20 +158,22 @@ class Replay:
         return batch
 
     def draw(self, n: int, rng: Generator) -> Tensor:
-        """Slots [n] of whole steps."""
+        """Slots [n] of whole steps. Drawn on the host, where their kinds are known: nothing waits for the device."""
         if self.tree is not None:
             return self.tree.sample(n, rng)
         longest = min(int(self.heads.max()) + 1, self.ring)
         index = self._candidates(n, longest, rng)
-        bad = self.kind[index] != STEP
-        while bad.any():  # ends and newest observations are few: the odd second draw is cheaper than an index of steps
-            index = torch.where(bad, self._candidates(n, longest, rng), index)
-            bad = self.kind[index] != STEP
-        return index
+        bad = (self._kind[index] != STEP).nonzero()[0]
+        while len(bad):  # ends and newest observations are few: the odd second draw is cheaper than an index of steps
+            index[bad] = self._candidates(len(bad), longest, rng)
+            bad = bad[self._kind[index[bad]] != STEP]
+        return torch.from_numpy(index).to(self.device)
 
-    def _candidates(self, n: int, longest: int, rng: Generator) -> Tensor:
-        drawn = torch.randint(longest * self.environments, (n,), generator=rng, device=self.device)
-        return drawn if longest == self.ring else drawn // longest * self.ring + drawn % longest
+    def _candidates(self, n: int, longest: int, rng: Generator) -> np.ndarray:
+        drawn = torch.randint(longest * self.environments, (n,), generator=rng).numpy()
+        if longest == self.ring or self.environments == 1:
+            return drawn
+        return drawn // longest * self.ring + drawn % longest
 
     def update(self, index: Tensor, error: Tensor) -> None:
         """Tell the priorities how far off the drawn rows were: `error [B]`, non-negative."""
@@ -261,7 +263,7 @@ class Rollout:
     def minibatches(self, count: int, rng: Generator) -> Iterable[Columns]:
         """One pass over all rows, in random order, in `count` pieces."""
         rows = len(self.columns["reward"])
-        for index in torch.randperm(rows, generator=rng, device=self.device).chunk(count):
+        for index in torch.randperm(rows, generator=rng).to(self.device).chunk(count):
             batch = self.buffer.layout(self, index, rng)  # type: ignore[arg-type]
             yield {**batch, "index": index, "weight": torch.ones(len(index), device=self.device)}
 

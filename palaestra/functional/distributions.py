@@ -31,7 +31,7 @@ def only_allowed(values: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return values
-    return values.masked_fill(~mask.bool(), max(-1e30, torch.finfo(values.dtype).min / 4))
+    return values.masked_fill(~mask.bool(), max(-1e32, torch.finfo(values.dtype).min / 4))
 
 
 def categorical_sample(logits: Tensor, rng: torch.Generator | None) -> Tensor:

@@ -31,9 +31,9 @@ class Online:
         self, algorithm: Algorithm, env: VectorEnv, seed: int = 0, *, device: str = "cpu", compile: bool = False
     ) -> None:
         self.algorithm, self.seed = algorithm, seed
-        self.acting, self.drawing, self.changing = (
-            generator(seed, stream, device) for stream in ("acting", "drawing", "collect transforms")
-        )
+        self.acting = generator(seed, "acting", device)
+        self.changing = generator(seed, "collect transforms", device)
+        self.drawing = generator(seed, "drawing")  # replays draw on the host
         self.source = Source(env, _number(seed, "environment"), device=device)
         self.learner = Learner(algorithm, self.source.border.spec, seed, device=device, compile=compile)
         if algorithm.tasks or algorithm.initial_states:

@@ -1,6 +1,7 @@
 """Neutral elements: with its setting at zero (or one) a method is exactly its base."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from palaestra.algorithms.sac import sac, sac_discrete
 from palaestra.algorithms.td3 import ddpg, td3
 from palaestra.batch import each
 from palaestra.data.replay import Replay
-from palaestra.functional.targets import huber
+from palaestra.functional.targets import huber, squared
 from palaestra.learner import Learner, generator
 from palaestra.loops.online import Online
 from tests.parts.worlds import batches, make, small, spec
@@ -134,16 +135,17 @@ def test_rows_of_weight_one_are_rows():
 
 
 def test_a_wide_huber_is_half_a_square():
-    given = batches(small("dqn"), "discrete")
-    losses = []
-    for width in (1e6, 1.0):
-        learner = Learner(dqn(**TINY), spec("discrete"))
-        term = learner.algorithm.losses["critic"].terms["td"]
-        value, columns = term.value(learner.nets, given[0]["replay"])
-        losses.append(value)
-        error = columns["error"]
-        assert torch.allclose(value, huber(error, torch.zeros_like(error)))
-    assert torch.equal(*losses)
+    batch = batches(small("dqn"), "discrete")[0]["replay"]
+    learner = Learner(dqn(**TINY), spec("discrete"))
+    optimal = learner.algorithm.losses["critic"].terms["td"].value
+    wide, _ = optimal(learner.nets, batch, regression=partial(huber, width=1e6))
+    square, _ = optimal(learner.nets, batch, regression=squared)
+    narrow, columns = optimal(learner.nets, batch)
+    assert torch.allclose(wide, square / 2)
+    far = columns["error"] > 1
+    assert far.any()
+    assert (narrow[far] < wide[far]).all()
+    assert torch.allclose(narrow[~far], wide[~far])
 
 
 def test_a_target_that_follows_at_once_is_the_network():

@@ -1,6 +1,7 @@
 """The bases' equations, with tiny stand-in networks, against numbers worked out in plain Python in float64."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -232,9 +233,7 @@ def masked(**columns):
 
 
 def test_masks():
-    nets = made(
-        THREE, critic=lambda obs: obs["x"] * VALUES, target_critic=lambda obs: obs["x"] * TARGETS
-    )
+    nets = made(THREE, critic=lambda obs: obs["x"] * VALUES, target_critic=lambda obs: obs["x"] * TARGETS)
     rows, _ = optimal_td(nets, masked(), GAMMA, regression=squared)
     y0 = 1.0 + GAMMA * 2.0 * 0.5  # of the target's (1, 8, -2) only the first and last are allowed
     close(rows, (1.5 - y0) ** 2, 1.0)
@@ -317,7 +316,9 @@ def snapshot(learner):
 
 
 def moved(before, after):
-    return {name for name in before if any(not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))}
+    return {
+        name for name in before if any(not torch.equal(a, b) for a, b in zip(before[name], after[name], strict=True))
+    }
 
 
 @pytest.mark.parametrize("delay", [1, 2, 3])
@@ -360,7 +361,7 @@ def test_the_entropy_coefficient_holds_an_entropy(target_entropy, direction):
     for n in range(4):
         learner.update(batches(small("sac"), "continuous")[n])
         coefficients.append(learner.nets["entropy_coefficient"]().item())
-    steps = [b - a for a, b in zip(coefficients, coefficients[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(coefficients)]
     assert all(step * direction > 0 for step in steps)
 
 
@@ -376,5 +377,3 @@ def test_a_fixed_entropy_coefficient_stays():
     learner.update(batches(small("sac"), "continuous")[0])
     assert learner.nets["entropy_coefficient"]().item() == pytest.approx(0.3)
     assert set(learner.optimisers) == {"critic", "actor"}
-
-

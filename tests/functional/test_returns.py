@@ -20,8 +20,6 @@ def advantage(terminated, truncated, gamma=G, lam=L, next_value=NEXT):
     return generalised_advantage(*numbers, *flags, gamma, lam)[:, 0].tolist()
 
 
-
-
 def test_nothing_ends():
     d0, d1, d2, d3 = 1 + G * 1.5 - 0.5, 2 + G * 2.5 - 1.5, 3 + G * 7.0 - 2.5, 4 + G * 5.0 - 3.5
     k = G * L

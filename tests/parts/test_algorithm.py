@@ -32,7 +32,7 @@ from palaestra.algorithms.td3 import ddpg, td3
 from palaestra.batch import Space, Spec
 from palaestra.data.layouts import n_steps, windows
 from palaestra.data.priorities import Proportional
-from palaestra.expression import ExpressionError, catalogue, parse, read, split
+from palaestra.expression import catalogue, parse, read, split
 from palaestra.functional.targets import huber, squared
 from palaestra.learner import Learner
 from palaestra.networks.critics import action_critic, copy_of
@@ -467,17 +467,19 @@ def test_split_and_read():
 def test_wrong_expressions_are_explained_in_one_line(text, named):
     with pytest.raises(ValueError, match=named) as error:
         parse(text)
-    assert isinstance(error.value, ExpressionError | Conflict) or "n is 0" in named
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("method", list(catalogue("methods")))
 @pytest.mark.parametrize("base", list(catalogue("algorithms")))
 def test_a_method_fits_a_base_or_says_why_not(base, method):
-    try:
-        parse(f"{base}+{method}")
-    except ValueError as error:
-        assert method in str(error)
+    def reason():
+        try:
+            return str(parse(f"{base}+{method}"))
+        except ValueError as error:
+            return str(error)
+
+    assert method in reason()
 
 
 def test_every_entry_has_a_title():

@@ -220,7 +220,9 @@ def test_an_observation_is_kept_once():
         }
     )  # fmt: skip
     raw = 1_000_000 * (17 * 4 + 6 * 4 + 4 + 1 + 1)
-    held = sum(tensor.nbytes for tensor in [*replay.columns.values(), *vars(replay).values()] if torch.is_tensor(tensor))
+    held = sum(
+        tensor.nbytes for tensor in [*replay.columns.values(), *vars(replay).values()] if torch.is_tensor(tensor)
+    )
     assert raw < held < 1.1 * raw
 
 

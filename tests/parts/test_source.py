@@ -356,7 +356,9 @@ def test_observations(space, raw, inner):
 
 
 def test_dictionaries_with_a_mask():
-    space = Dict({"position": Box(-1, 1, (2,)), "image": Box(0, 255, (4, 4, 3), np.uint8), "action_mask": MultiBinary(3)})
+    space = Dict(
+        {"position": Box(-1, 1, (2,)), "image": Box(0, 255, (4, 4, 3), np.uint8), "action_mask": MultiBinary(3)}
+    )
     at = border(observation=space, action=Discrete(3))
     raw = {
         "position": np.array([[0.5, -0.5]], np.float32),

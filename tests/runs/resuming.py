@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.data.replay import STEP
+from palaestra.data.replay import EMPTY, STEP
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
@@ -81,6 +81,11 @@ def _ended(process: subprocess.Popen[str], killed: bool) -> bool:
     return process.returncode != 0
 
 
+def finished(folder: Path) -> bool:
+    about = folder / "run.json"
+    return about.exists() and json.loads(about.read_text())["status"] == "finished"
+
+
 def finish(job: Job, folder: Path) -> float:
     """Run it, or the rest of it, to the end; the seconds that the process took."""
     began = time.perf_counter()
@@ -141,14 +146,14 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rows of a replay, with zeros where it keeps none: a slot that is no step holds an observation and nothing else,
-    and its other columns lie in memory that nobody has written."""
-    step = tensors["kind"] == STEP
-    obs = {key for key in tensors if key.split("/")[0] in ("obs", "kind")}
-    return {
-        key: value if key in obs else value.where(step.view(-1, *[1] * (value.dim() - 1)), torch.zeros_like(value))
-        for key, value in tensors.items()
-    }
+    """Rows of a replay, with zeros where it keeps none: a slot that is no step holds at most an observation, and the
+    other columns lie in memory that nobody has written."""
+    kind = tensors["kind"]
+    kept = {}
+    for key, value in tensors.items():
+        rows = kind != EMPTY if key.split("/")[0] in ("obs", "kind") else kind == STEP
+        kept[key] = value.where(rows.view(-1, *[1] * (value.dim() - 1)), torch.zeros_like(value))
+    return kept
 
 
 def contents(folder: Path) -> dict[str, object]:

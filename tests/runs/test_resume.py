@@ -1,6 +1,5 @@
 """A run that was killed, at any moment and any number of times, ends as the one that nobody killed."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,17 @@ import pytest
 import palaestra as pal
 from palaestra.progress import Progress
 from palaestra.runs import Run, RunError
-from tests.runs.resuming import Job, differences, final, finish, kill_after, kill_in_a_save, rows, training_seconds
+from tests.runs.resuming import (
+    Job,
+    differences,
+    final,
+    finish,
+    finished,
+    kill_after,
+    kill_in_a_save,
+    rows,
+    training_seconds,
+)
 
 TINY = "start=60, hidden=(8,), batch_size=8, capacity=100"
 
@@ -45,7 +54,7 @@ def resumes_exactly(job: Job, folder: Path, kills: int, seed: int) -> None:
         else:
             struck += kill_in_a_save(job, folder / "killed", int(rng.integers(20, 90)))
     assert struck, "no kill struck before the end"
-    if json.loads((folder / "killed" / "run.json").read_text())["status"] != "finished":
+    if not finished(folder / "killed"):
         finish(job, folder / "killed")
     assert differences(folder / "whole", folder / "killed") == []
 
@@ -107,6 +116,15 @@ def test_a_run_without_a_checkpoint_begins_again(tmp_path: Path) -> None:
     pal.resume(run, listen=begun.append)
     assert begun[0]["env_steps"] == 0
     pal.resume(whole)
+    assert differences(whole.folder, run.folder) == []
+
+
+def test_killed_after_the_last_checkpoint(tmp_path: Path) -> None:
+    """Nothing is left to train: resuming takes back what was written after it, and says that the run is finished."""
+    options = {"episodes": 1, "evaluate_every": 70, "log_every": 30, "checkpoint_every": 50}
+    whole, run = (pal.train(f"td3({TINY})", "palaestra/Pendulum-v0", 130, out=tmp_path / n, **options) for n in "ab")
+    run.update(status="running")
+    assert pal.resume(run.folder).about["status"] == "finished"
     assert differences(whole.folder, run.folder) == []
 
 
