@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 install-bench: install  ## Add the libraries that benchmarks compare with
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 
-quickstart: install  ## Train SAC on Pendulum for a minute or two and plot how it learnt
+quickstart: install  ## Train SAC on Pendulum for a few minutes and plot how it learnt
 	rm -rf quickstart quickstart.png
 	$(BIN)/palaestra train "sac(lr=1e-3, start=1000, hidden=(64, 64))" --env Pendulum-v1 --steps 8000 --out quickstart --threads 1
 	$(BIN)/palaestra evaluate quickstart --episodes 20

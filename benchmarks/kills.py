@@ -19,13 +19,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.runs.resuming import Job, differences, finish, finished, kill_after
 
-SMALL = "hidden=(32, 32), batch_size=32, capacity=700, start=300"
+SMALL = "hidden=(32, 32), batch_size=32, capacity=500, start=300"
 JOBS = {
-    "td3": Job(f"td3({SMALL})", "palaestra/PointMaze-v0", 2_400, 4, log_every=90, evaluate_every=310),
-    "ddpg": Job(f"ddpg({SMALL})", "MountainCarContinuous-v0", 1_500, evaluate_every=730, episodes=1),
-    "sac": Job(f"sac({SMALL})", "HalfCheetah-v5", 900, evaluate_every=610, episodes=1),
-    "sac-discrete": Job(f"sac-discrete({SMALL})", "Acrobot-v1", 1_200, evaluate_every=430, episodes=1),
-    "dqn": Job(f"dqn({SMALL}, target_every=70, exploration_steps=900)+n-step+prioritised", "CartPole-v1", 2_500, 3),
+    "td3": Job(f"td3({SMALL})", "palaestra/PointMaze-v0", 1_600, 4, log_every=90, evaluate_every=310),
+    "ddpg": Job(f"ddpg({SMALL})", "MountainCarContinuous-v0", 1_100, evaluate_every=730, episodes=1),
+    "sac": Job(f"sac({SMALL})", "HalfCheetah-v5", 800, evaluate_every=610, episodes=1),
+    "sac-discrete": Job(f"sac-discrete({SMALL})", "Acrobot-v1", 1_000, evaluate_every=430, episodes=1),
+    "dqn": Job(f"dqn({SMALL}, target_every=70, exploration_steps=900)+n-step+prioritised", "CartPole-v1", 1_800, 3),
 }
 
 

@@ -287,12 +287,15 @@ def same(left: Any, right: Any) -> bool:
     """Whether two parts are the same value: partials and closures are compared by what they hold, not by identity."""
     if left is right:
         return True
+    numbers = (int, float)
+    if isinstance(left, numbers) and isinstance(right, numbers):  # 0 and 0.0 are one setting, True and 1 are not
+        return left == right and isinstance(left, bool) is isinstance(right, bool)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
     if type(left) is not type(right):
         return False
     if isinstance(left, Mapping):
         return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, functools.partial):
         return same((left.func, left.args, left.keywords), (right.func, right.args, right.keywords))
     if isinstance(left, Tensor):
@@ -318,10 +321,14 @@ def changed_parts(before: Algorithm, after: Algorithm) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an expression: `td3(lr=0.001)`. Only keywords that differ from the defaults are kept."""
+    """One call of an expression: `td3(lr=0.001)`. Only keywords that differ from the defaults are kept.
+
+    `parts` are those that the call changed, as computed when it was made; none for a base.
+    """
 
     slug: str
     keywords: tuple[tuple[str, Any], ...] = ()
+    parts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value!r}" for key, value in self.keywords)
@@ -329,6 +336,7 @@ class Call:
 
 
 BY_HAND = "a change made by hand"
+CHANGED_BY_HAND = Call("(changed by hand)")
 # The base or method that is being applied, and the places that had an owner before it began.
 _writer: ContextVar[tuple[str, frozenset[str]]] = ContextVar("writer", default=(BY_HAND, frozenset()))
 
@@ -360,7 +368,8 @@ def expressed(function: F) -> F:
             result: Algorithm = function(*args, **kwargs)
         finally:
             _writer.reset(token)
-        calls = (*(given.calls if given else ()), Call(slug_of(function), keywords))
+        parts = changed_parts(given, result) if given else ()
+        calls = (*(given.calls if given else ()), Call(slug_of(function), keywords, parts))
         owners = result.owners if given else {}
         return replace(result, calls=calls, owners=owners)
 
@@ -378,6 +387,20 @@ class UnmetNeed(ValueError):
 
 class Unfit(ValueError):
     """An algorithm cannot be built for these spaces."""
+
+
+def between(low: float, high: float, **settings: float | None) -> None:
+    """ValueError for a setting that is not in [low, high]; None is not judged."""
+    for name, value in settings.items():
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} is {value}; it must be between {low:g} and {high:g}")
+
+
+def above(low: float, **settings: float | None) -> None:
+    """ValueError for a setting that is not larger than `low`; None is not judged."""
+    for name, value in settings.items():
+        if value is not None and not value > low:
+            raise ValueError(f"{name} is {value}; it must be larger than {low:g}")
 
 
 def _owned(algorithm: Algorithm, *places: str) -> dict[str, str]:
@@ -402,6 +425,13 @@ def _owned(algorithm: Algorithm, *places: str) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------ how parts merge
 
 
+def _changed(algorithm: Algorithm, **parts: Any) -> Algorithm:
+    """A copy with other parts. Outside of a method the change is written down as one that no expression can name."""
+    if _writer.get()[0] == BY_HAND and algorithm.calls[-1:] != (CHANGED_BY_HAND,):
+        parts["calls"] = (*algorithm.calls, CHANGED_BY_HAND)
+    return replace(algorithm, **parts)
+
+
 def _of(kind: str, mapping: Mapping[str, Any], name: str) -> Any:
     if name not in mapping:
         raise KeyError(f"there is no {kind} {name!r}; there are: {', '.join(mapping) or 'none'}")
@@ -410,36 +440,36 @@ def _of(kind: str, mapping: Mapping[str, Any], name: str) -> Any:
 
 def _with_loss(algorithm: Algorithm, name: str, **changes: Any) -> Algorithm:
     loss = replace(_of("loss", algorithm.losses, name), **changes)
-    return replace(algorithm, losses={**algorithm.losses, name: loss})
+    return _changed(algorithm, losses={**algorithm.losses, name: loss})
 
 
 def _with_buffer(algorithm: Algorithm, name: str, **changes: Any) -> Algorithm:
     buffer = replace(_of("buffer", algorithm.buffers, name), **changes)
-    return replace(algorithm, buffers={**algorithm.buffers, name: buffer})
+    return _changed(algorithm, buffers={**algorithm.buffers, name: buffer})
 
 
 def add_networks(algorithm: Algorithm, **networks: Factory) -> Algorithm:
     """More networks, built after those there are; a name that is taken is a Conflict."""
     if taken := [name for name in networks if name in algorithm.networks]:
         raise Conflict(f"network {taken[0]!r} exists already: choose another name, or use replace_network")
-    return replace(algorithm, networks={**algorithm.networks, **networks})
+    return _changed(algorithm, networks={**algorithm.networks, **networks})
 
 
 def replace_network(algorithm: Algorithm, name: str, factory: Factory) -> Algorithm:
     _of("network", algorithm.networks, name)
     owners = _owned(algorithm, f"networks.{name}")
-    return replace(algorithm, networks={**algorithm.networks, name: factory}, owners=owners)
+    return _changed(algorithm, networks={**algorithm.networks, name: factory}, owners=owners)
 
 
 def replace_policy(algorithm: Algorithm, policy: Policy) -> Algorithm:
-    return replace(algorithm, policy=policy, owners=_owned(algorithm, "policy"))
+    return _changed(algorithm, policy=policy, owners=_owned(algorithm, "policy"))
 
 
 def add_loss(algorithm: Algorithm, name: str, loss: Loss) -> Algorithm:
     """One more loss, minimised after those there are."""
     if name in algorithm.losses:
         raise Conflict(f"loss {name!r} exists already: choose another name, or use add_term")
-    return replace(algorithm, losses={**algorithm.losses, name: loss})
+    return _changed(algorithm, losses={**algorithm.losses, name: loss})
 
 
 def add_term(algorithm: Algorithm, loss: str, name: str, term: Term) -> Algorithm:
@@ -454,7 +484,7 @@ def replace_term(algorithm: Algorithm, loss: str, name: str, term: Term) -> Algo
     terms = _of("loss", algorithm.losses, loss).terms
     _of(f"term of loss {loss!r}", terms, name)
     owners = _owned(algorithm, f"losses.{loss}.{name}")
-    return replace(_with_loss(algorithm, loss, terms={**terms, name: term}), owners=owners)
+    return _changed(_with_loss(algorithm, loss, terms={**terms, name: term}), owners=owners)
 
 
 def rebind(algorithm: Algorithm, loss: str, term: str, **keywords: Any) -> Algorithm:
@@ -472,19 +502,19 @@ def rebind(algorithm: Algorithm, loss: str, term: str, **keywords: Any) -> Algor
     else:
         bound = functools.partial(value, **keywords)
     new = {**terms, term: replace(old, value=bound)}
-    return replace(_with_loss(algorithm, loss, terms=new), owners=owners)
+    return _changed(_with_loss(algorithm, loss, terms=new), owners=owners)
 
 
 def add_buffer(algorithm: Algorithm, name: str, buffer: Buffer) -> Algorithm:
     if name in algorithm.buffers:
         raise Conflict(f"buffer {name!r} exists already: choose another name")
-    return replace(algorithm, buffers={**algorithm.buffers, name: buffer})
+    return _changed(algorithm, buffers={**algorithm.buffers, name: buffer})
 
 
 def with_layout(algorithm: Algorithm, buffer: str, layout: Layout) -> Algorithm:
     """What a row of a buffer is. Two methods that lay out one buffer are a Conflict."""
     owners = _owned(algorithm, f"buffers.{buffer}.layout")
-    return replace(_with_buffer(algorithm, buffer, layout=layout), owners=owners)
+    return _changed(_with_buffer(algorithm, buffer, layout=layout), owners=owners)
 
 
 def reprioritise(algorithm: Algorithm, buffer: str, priority: Priority) -> Algorithm:
@@ -501,17 +531,17 @@ def mix(algorithm: Algorithm, buffer: str, **shares: float) -> Algorithm:
     if any(share <= 0 for share in merged.values()) or sum(merged.values()) >= 1 or buffer in merged:
         raise ValueError(f"the shares {merged} of {buffer!r} must be positive, less than 1 in all, and not its own")
     owners = _owned(algorithm, *(f"buffers.{buffer}.shares.{name}" for name in shares))
-    return replace(_with_buffer(algorithm, buffer, shares=merged), owners=owners)
+    return _changed(_with_buffer(algorithm, buffer, shares=merged), owners=owners)
 
 
 def prepend_transform(algorithm: Algorithm, transform: Transform) -> Algorithm:
     """A transform that runs before those there are."""
-    return replace(algorithm, transforms=(transform, *algorithm.transforms))
+    return _changed(algorithm, transforms=(transform, *algorithm.transforms))
 
 
 def append_transform(algorithm: Algorithm, transform: Transform) -> Algorithm:
     """A transform that runs after those there are."""
-    return replace(algorithm, transforms=(*algorithm.transforms, transform))
+    return _changed(algorithm, transforms=(*algorithm.transforms, transform))
 
 
 def with_reward(algorithm: Algorithm, reward: Callable[[Nets, Columns, Generator], Tensor]) -> Algorithm:
@@ -525,7 +555,7 @@ def _rewarded(nets: Nets, batch: Columns, rng: Generator, reward: Callable[..., 
 
 def first_state(algorithm: Algorithm, states: InitialStates) -> Algorithm:
     """Ask `states` where an episode starts before asking those there are; None passes the question on."""
-    return replace(algorithm, initial_states=(states, *algorithm.initial_states))
+    return _changed(algorithm, initial_states=(states, *algorithm.initial_states))
 
 
 def _nested(policy: Policy, outer: Callable[[Policy], Policy], inner: Callable[[Policy], Policy]) -> Policy:
@@ -538,37 +568,37 @@ def _nest(outer: Callable[[Policy], Policy], inner: Callable[[Policy], Policy]) 
 
 def explore_with(algorithm: Algorithm, exploration: Callable[[Policy], Policy]) -> Algorithm:
     """Wrap how the policy acts while it learns; the newest wrapper is the outermost."""
-    return replace(algorithm, exploration=_nest(exploration, algorithm.exploration))
+    return _changed(algorithm, exploration=_nest(exploration, algorithm.exploration))
 
 
 def deploy_with(algorithm: Algorithm, deployment: Callable[[Policy], Policy]) -> Algorithm:
     """Wrap how the policy acts when nobody learns; the newest wrapper is the outermost."""
-    return replace(algorithm, deployment=_nest(deployment, algorithm.deployment))
+    return _changed(algorithm, deployment=_nest(deployment, algorithm.deployment))
 
 
 def collect_with(algorithm: Algorithm, wrapper: Callable[[Collect], Collect]) -> Algorithm:
     """Wrap how experience is produced; the newest wrapper is the outermost."""
-    return replace(algorithm, collect=wrapper(algorithm.collect))
+    return _changed(algorithm, collect=wrapper(algorithm.collect))
 
 
 def with_tasks(algorithm: Algorithm, tasks: TaskSampler) -> Algorithm:
-    return replace(algorithm, tasks=tasks, owners=_owned(algorithm, "tasks"))
+    return _changed(algorithm, tasks=tasks, owners=_owned(algorithm, "tasks"))
 
 
 def also_after(algorithm: Algorithm, after: AfterUpdate) -> Algorithm:
     """One more thing to do after the steps of a loss."""
     _of("loss", algorithm.losses, after.follows)
-    return replace(algorithm, after_update=(*algorithm.after_update, after))
+    return _changed(algorithm, after_update=(*algorithm.after_update, after))
 
 
 def reschedule(algorithm: Algorithm, **changes: Any) -> Algorithm:
     """Replace fields of the schedule."""
     owners = _owned(algorithm, *(f"schedule.{name}" for name in changes))
-    return replace(algorithm, schedule=replace(algorithm.schedule, **changes), owners=owners)
+    return _changed(algorithm, schedule=replace(algorithm.schedule, **changes), owners=owners)
 
 
 def also_evaluate(algorithm: Algorithm, evaluate: Evaluate) -> Algorithm:
-    return replace(algorithm, evaluation=(*algorithm.evaluation, evaluate))
+    return _changed(algorithm, evaluation=(*algorithm.evaluation, evaluate))
 
 
 # --------------------------------------------------------------------------------------------------- the last look

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from palaestra.algorithm import PARTS, Algorithm, changed_parts
+from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
 from palaestra.batch import each
 from palaestra.envs.border import Border, describe, undescribe
 from palaestra.envs.make import World, make_vector
-from palaestra.envs.registration import WORLDS
-from palaestra.expression import Entry, ExpressionError, catalogue, nearest, parse
+from palaestra.expression import parse
+from palaestra.inspection import listed, settings, show
 from palaestra.learner import Learner
 from palaestra.loops.online import Online, online
 from palaestra.runs import Run, RunError
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
+
+__all__ = ["Deployed", "evaluate", "listed", "load", "resume", "show", "train"]
 
 Listen = Callable[[dict[str, Any]], None]
 
@@ -87,7 +85,7 @@ def train(
     live = Online(value, world, seed, device=device, compile=compile)
     about = {
         "expression": str(value),
-        "settings": [{"slug": call.slug, **_settings(call.slug, dict(call.keywords))} for call in value.calls],
+        "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
         "rebuilds": _rebuilds(value),
         "env": env if isinstance(env, str) else _name(world),
         "made_by_id": isinstance(env, str),
@@ -103,7 +101,8 @@ def train(
         "threads": torch.get_num_threads(),
         "resume": live.source.problem or "exact",
     }
-    folder = Path(out) if out is not None else _folder(str(value.calls[0].slug if value.calls else "algorithm"), about)
+    names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
+    folder = Path(out) if out is not None else _folder(names, about)
     run = Run.create(folder, about)
     listen({"kind": "begin", **about, "run": str(run.folder)})
     if (start := value.schedule.start) >= steps:
@@ -281,22 +280,6 @@ def _rebuilds(value: Algorithm) -> bool:
         return False
 
 
-def _settings(slug: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of a call, defaults included."""
-    entry = catalogue("algorithms").get(slug) or catalogue("methods").get(slug)
-    if entry is None:
-        return {key: _written(value) for key, value in given.items()}
-    parameters = inspect.signature(entry.load()).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {key: _plain(value) for key, value in {**defaults, **given}.items()}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [_plain(entry) for entry in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else _written(value)
-
-
 def _name(world: Any) -> str:
     single = world.envs[0] if hasattr(world, "envs") else world
     return single.spec.id if single.spec is not None else type(single.unwrapped).__name__
@@ -396,81 +379,3 @@ def evaluate(run: str | Path | Run, *, episodes: int = 10, seed: int = 0, env: W
         scores |= part(learner.nets, learner.deployed(), source)
     about = {"env_steps": deployed.env_steps, "problems": list(deployed.problems)}
     return {"run": str(run.folder), "scores": scores, **about}
-
-
-# ---------------------------------------------------------------------------------------------------- what there is
-
-
-def show(algorithm: str | Algorithm) -> dict[str, Any]:
-    """An algorithm taken apart: `{"expression", "base", "methods": [{"slug", "parts"}], "parts": {part: text}}`."""
-    value = parse(algorithm) if isinstance(algorithm, str) else algorithm
-    texts = list(map(str, value.calls))
-    steps = [parse("+".join(texts[: n + 1])) for n in range(len(texts))]
-    methods = [
-        {"slug": call.slug, "parts": list(changed_parts(before, after))}
-        for call, before, after in zip(value.calls[1:], steps[:-1], steps[1:], strict=True)
-    ]
-    parts = {part: _written(getattr(value, part)) for part in PARTS}
-    return {"expression": str(value), "base": value.calls[0].slug, "methods": methods, "parts": parts}
-
-
-def listed(what: str) -> list[dict[str, Any]]:
-    """What there is: "algorithms", "methods" or "envs", each with `slug` and `title` (and what a method changes)."""
-    if what == "envs":
-        return [{"slug": name, "title": _title(module, world)} for name, (module, world, *_) in WORLDS.items()]
-    if what not in ("algorithms", "methods"):
-        raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs'))}")
-    entries = catalogue(what).values()
-    rows = [_row(entry) for entry in entries]
-    if what == "methods":
-        for row, entry in zip(rows, entries, strict=True):
-            family = [entry.package, *entry.reference.partition(":")[0].split(".")][-2]
-            row |= {"parts": _changes(entry), "family": family, "claim": None}
-    return rows
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    """What a list says of an entry. A plug-in that cannot be imported does not hide the others: it has a `problem`."""
-    try:
-        title, problem = entry.title, None
-    except ExpressionError as wrong:
-        title, problem = "", str(wrong)
-    return {"slug": entry.slug, "title": title, "package": entry.package, "problem": problem}
-
-
-def _title(module: str, world: str) -> str:
-    found = getattr(import_module(f"palaestra.envs.{module}"), f"{world}Env")
-    return (inspect.getdoc(found) or "").partition("\n")[0]
-
-
-def _changes(entry: Entry) -> list[str]:
-    """The parts that a method changes on the first base that it fits."""
-    for base in catalogue("algorithms"):
-        try:
-            return list(changed_parts(parse(base), parse(f"{base}+{entry.slug}")))
-        except (ValueError, TypeError, LookupError, AttributeError):  # a method may take its base to be another
-            continue
-    return []
-
-
-def _written(value: Any) -> Any:
-    """A part as a person reads it: functions by name with what is bound to them, mappings by key."""
-    if isinstance(value, Mapping):
-        return {key: _written(entry) for key, entry in value.items()}
-    if isinstance(value, functools.partial):
-        inside = [f"{k}={_written(v)}" for k, v in value.keywords.items()]
-        return f"{_written(value.func)}({', '.join([*map(str, map(_written, value.args)), *inside])})"
-    if isinstance(value, tuple | list):
-        return [_written(entry) for entry in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _written(getattr(value, f.name)) for f in fields(value) if _told(value, f)}
-    if inspect.isfunction(value):
-        return value.__qualname__.lstrip("_")
-    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
-
-
-def _told(value: Any, field: Any) -> bool:
-    """Defaults are left out, except those of the schedule, which is all numbers."""
-    from palaestra.algorithm import Schedule, same
-
-    return isinstance(value, Schedule) or not same(getattr(value, field.name), field.default)

@@ -229,6 +229,8 @@ def _text(value: Any, indent: int = 15) -> str:
     """A part on as few lines as it needs: one a key where they are many."""
     if value in (None, [], {}):
         return "none"
+    if isinstance(value, list) and all(not isinstance(entry, dict | list) for entry in value):
+        return ", ".join(map(str, value))
     if isinstance(value, list):
         return ("\n" + " " * indent).join(_text(entry, indent) for entry in value)
     if not isinstance(value, dict):
@@ -278,14 +280,13 @@ def runs_list(
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("folder", "expression", "env", "seeds", "status", "env_steps", "iqm")
+    columns = ("folder", "env", "seeds", "status", "env_steps", "iqm", "expression")
     table = Table(*columns, box=None, pad_edge=False)
     for one in rows:
         scores = ", ".join(f"{name} {value:.5g}" for name, value in one["iqm"].items())
         seeds = ",".join(map(str, one["seeds"] or []))
-        table.add_row(
-            str(one["folder"]), one["expression"], one["env"], seeds, one["status"], str(one["env_steps"]), scores
-        )
+        cells = (one["folder"], one["env"], seeds, one["status"], one["env_steps"], scores, one["expression"])
+        table.add_row(*map(str, cells))
     Console().print(table)
     for problem in problems:
         say(f"error: {problem['problem']}")

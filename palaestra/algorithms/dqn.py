@@ -32,6 +32,8 @@ from palaestra.algorithm import (
     Nets,
     Schedule,
     Term,
+    above,
+    between,
     delayed,
     expressed,
     rebind,
@@ -109,8 +111,12 @@ def dqn(
         collect: environment steps (in each environment) between updates.
         updates: gradient updates for each environment step.
         capacity: transitions that are kept.
-        hidden, activation, encoder: of the network; the encoder is chosen by the space when None.
+        hidden: units of each hidden layer.
+        activation: between layers: "relu", "tanh", "elu", "gelu", "silu", "mish" or "softplus".
+        encoder: from an observation to features; chosen by the space when None.
     """
+    between(0, 1, gamma=gamma, exploration=exploration)
+    above(0, lr=lr, target_every=target_every, batch_size=batch_size, collect=collect, updates=updates)
     return Algorithm(
         networks={"critic": action_values(hidden, activation, encoder), "target_critic": copy_of("critic")},
         policy=greedy,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from palaestra.algorithm import Algorithm, expressed, reprioritise, with_layout
+from palaestra.algorithm import Algorithm, above, between, expressed, reprioritise, with_layout
 from palaestra.data.layouts import n_steps
 from palaestra.data.priorities import Proportional
 from palaestra.functional.schedules import linear
@@ -22,7 +22,12 @@ from palaestra.functional.schedules import linear
 
 @expressed
 def n_step(algorithm: Algorithm, n: int = 3, buffer: str = "replay") -> Algorithm:
-    """Rows of `n` steps. With `n=1` they are transitions. On every base whose target is `bellman`."""
+    """Rows of several steps, on every base whose target is `bellman`.
+
+    Args:
+        n: steps of a row; with 1 they are transitions.
+        buffer: whose rows.
+    """
     if n < 1:
         raise ValueError(f"n-step: n is {n}; it must be at least 1")
     return with_layout(algorithm, buffer, partial(n_steps, n=n))
@@ -37,9 +42,18 @@ def prioritised(
     floor: float = 1e-6,
     buffer: str = "replay",
 ) -> Algorithm:
-    """Rows drawn in proportion to a power of their last error. `sharpness=0` draws uniformly.
+    """Rows drawn in proportion to a power of their last error.
 
-    `correction` rises linearly to 1 over `correction_steps` updates.
+    Args:
+        sharpness: that power, at least 0; 0 draws uniformly.
+        correction: power of the importance weights at the beginning, in [0, 1].
+        correction_steps: updates over which it rises linearly to 1.
+        floor: added to every error, so that no row is lost.
+        buffer: whose rows.
     """
+    between(0, 1, correction=correction)
+    above(0, correction_steps=correction_steps, floor=floor)
+    if sharpness < 0:
+        raise ValueError(f"prioritised: sharpness is {sharpness}; it must be at least 0")
     schedule = linear(correction, 1.0, correction_steps, of="updates")
     return reprioritise(algorithm, buffer, Proportional(sharpness, schedule, floor))

@@ -23,7 +23,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from palaestra.algorithm import AfterUpdate, Algorithm, Buffer, Loss, Memory, Nets, Schedule, Term, expressed
+from palaestra.algorithm import (
+    AfterUpdate,
+    Algorithm,
+    Buffer,
+    Loss,
+    Memory,
+    Nets,
+    Schedule,
+    Term,
+    above,
+    between,
+    expressed,
+)  # fmt: skip
 from palaestra.batch import Columns, Obs
 from palaestra.data.layouts import transition
 from palaestra.evaluation.returns import episode_return
@@ -106,8 +118,12 @@ def sac(
         updates: gradient updates for each environment step after that.
         capacity: transitions that are kept.
         critics: size of the ensemble whose minimum is the target.
-        hidden, activation, encoder: of every network; the encoder is chosen by the space when None.
+        hidden: units of each hidden layer of every network.
+        activation: between layers: "relu", "tanh", "elu", "gelu", "silu", "mish" or "softplus".
+        encoder: from an observation to features; chosen by the space when None.
     """
+    between(0, 1, gamma=gamma)
+    above(0, critics=critics)
     return _sac(
         actor=gaussian_actor(hidden, activation, encoder),
         critic=action_critic(critics, hidden, activation, encoder),
@@ -177,13 +193,18 @@ def sac_discrete(
     activation: Activation = "relu",
     encoder: Encoder | None = None,
 ) -> Algorithm:
-    """Soft actor-critic for discrete actions; honours an `action_mask` key. Arguments as `sac`, and
+    """Soft actor-critic for discrete actions; honours an `action_mask` key.
 
+    Arguments as `sac`, and
+
+    Args:
         target_entropy_share: the entropy that the coefficient holds, as a share of the uniform choice's.
 
     Differs from the paper: it proposes a share of 0.98, which keeps the policy nearly uniform where one action is best
     in most states; later implementations use 0.89 on Atari. The default here is 0.5.
     """
+    between(0, 1, gamma=gamma)
+    above(0, critics=critics)
     return _sac(
         actor=categorical_actor(hidden, activation, encoder),
         critic=each_action_critic(critics, hidden, activation, encoder),
@@ -201,6 +222,8 @@ def sac_discrete(
 
 def _sac(actor, critic, policy, td, improvement, gap, lr, tau, entropy_coefficient, capacity, schedule) -> Algorithm:
     """What the two have in common: three losses in this order, and targets that follow the critics."""
+    between(0, 1, tau=tau)
+    above(0, lr=lr, batch_size=schedule.batch_size, updates=schedule.updates)
     losses = {
         "critic": Loss({"td": td}, trains=("critic",), lr=lr),
         "actor": Loss({"improvement": improvement}, trains=("actor",), lr=lr),

@@ -32,6 +32,8 @@ from palaestra.algorithm import (
     Nets,
     Schedule,
     Term,
+    above,
+    between,
     delayed,
     expressed,
 )  # fmt: skip
@@ -108,8 +110,12 @@ def td3(
         updates: gradient updates for each environment step after that.
         capacity: transitions that are kept.
         critics: size of the ensemble whose minimum is the target.
-        hidden, activation, encoder: of every network; the encoder is chosen by the space when None.
+        hidden: units of each hidden layer of every network.
+        activation: between layers: "relu", "tanh", "elu", "gelu", "silu", "mish" or "softplus".
+        encoder: from an observation to features; chosen by the space when None.
     """
+    between(0, 1, gamma=gamma, tau=tau)
+    above(0, lr=lr, policy_delay=policy_delay, batch_size=batch_size, updates=updates, critics=critics)
     return Algorithm(
         networks={
             "actor": deterministic_actor(hidden, activation, encoder),
@@ -159,7 +165,9 @@ def ddpg(
     activation: Activation = "relu",
     encoder: Encoder | None = None,
 ) -> Algorithm:
-    """Deep deterministic policy gradient: `td3` with one critic, no delay and no smoothing. Arguments as there.
+    """Deep deterministic policy gradient: one critic, no delay, no smoothing.
+
+    Arguments as `td3`.
 
     Differs from the paper: exploration noise is Gaussian, not an Ornstein-Uhlenbeck process.
     """

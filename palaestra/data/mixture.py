@@ -22,6 +22,9 @@ def counts(replays: Mapping[str, Replay], name: str, n: int) -> dict[str, int]:
 def sample(replays: Mapping[str, Replay], name: str, n: int, rng: Generator, clock: Clock) -> Columns:
     """A batch of `n` rows of stream `name`: the columns that all of its sources have."""
     sources = counts(replays, name, n)
+    for source in sources:
+        if not replays[source].rows:
+            raise ValueError(f"buffer {source!r} is empty: nothing was kept in it before the first update")
     if len(sources) == 1:
         return replays[name].sample(n, rng, clock)
     parts = [flatten(replays[source].sample(count, rng, clock)) for source, count in sources.items()]

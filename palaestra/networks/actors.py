@@ -69,28 +69,28 @@ class CategoricalActor(Body):
 def deterministic_actor(
     hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
 ) -> Factory:
-    return partial(_deterministic, hidden=hidden, activation=activation, encoder=encoder)
+    return partial(_deterministic_actor, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _deterministic(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+def _deterministic_actor(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return DeterministicActor(spec, continuous_size(spec, "a deterministic actor"), **body)  # type: ignore[arg-type]
 
 
 def gaussian_actor(
     hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
 ) -> Factory:
-    return partial(_gaussian, hidden=hidden, activation=activation, encoder=encoder)
+    return partial(_gaussian_actor, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _gaussian(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+def _gaussian_actor(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return GaussianActor(spec, 2 * continuous_size(spec, "a Gaussian actor"), **body)  # type: ignore[arg-type]
 
 
 def categorical_actor(
     hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
 ) -> Factory:
-    return partial(_categorical, hidden=hidden, activation=activation, encoder=encoder)
+    return partial(_categorical_actor, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _categorical(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+def _categorical_actor(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return CategoricalActor(spec, discrete_size(spec, "a categorical actor"), **body)  # type: ignore[arg-type]

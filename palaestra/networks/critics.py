@@ -149,27 +149,27 @@ def _dueling_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
 
 
 def learnt_number(begin: float = 1.0) -> Factory:
-    return partial(_learnt, begin=begin)
+    return partial(_learnt_number, begin=begin)
 
 
-def _learnt(spec: Spec, nets: Nets, begin: float) -> nn.Module:
+def _learnt_number(spec: Spec, nets: Nets, begin: float) -> nn.Module:
     return Positive(begin)
 
 
 def fixed_number(value: float) -> Factory:
-    return partial(_fixed, value=value)
+    return partial(_fixed_number, value=value)
 
 
-def _fixed(spec: Spec, nets: Nets, value: float) -> nn.Module:
+def _fixed_number(spec: Spec, nets: Nets, value: float) -> nn.Module:
     return Fixed(value)
 
 
 def copy_of(name: str) -> Factory:
     """A target network: starts as a copy of network `name`, never trained, moved by `follow`."""
-    return partial(_copy, name=name)
+    return partial(_copy_of, name=name)
 
 
-def _copy(spec: Spec, nets: Nets, name: str) -> nn.Module:
+def _copy_of(spec: Spec, nets: Nets, name: str) -> nn.Module:
     return copy.deepcopy(nets[name]).requires_grad_(False)
 
 

@@ -149,6 +149,8 @@ def value_error(nets: Nets, b: Columns) -> Tensor:
 
 def actor_critic(**schedule: Any) -> Algorithm:
     """Advantage actor-critic (Mnih et al. 2016), as a user would write it: nothing of it is in the library."""
+    gradient = Term(policy_gradient, stream="rollout", needs=("advantage",))
+    error = Term(value_error, stream="rollout", needs=("return",))
     return Algorithm(
         networks={"actor": categorical_actor((16,), "tanh"), "value": _value},
         policy=categorical,
@@ -156,8 +158,8 @@ def actor_critic(**schedule: Any) -> Algorithm:
         advantage=estimated,
         buffers={"rollout": Buffer(once)},
         losses={
-            "actor": Loss({"gradient": Term(policy_gradient, 1.0, "rollout", needs=("advantage",))}, ("actor",), lr=1e-2),
-            "value": Loss({"error": Term(value_error, 1.0, "rollout", needs=("return",))}, ("value",), lr=1e-2),
+            "actor": Loss({"gradient": gradient}, ("actor",), lr=1e-2),
+            "value": Loss({"error": error}, ("value",), lr=1e-2),
         },
         schedule=Schedule(**{"collect": 16, "epochs": 2, "minibatches": 4, **schedule}),
         evaluation=(episode_return,),

@@ -369,7 +369,7 @@ def test_same(left, right, equal):
 
 def test_calls_keep_what_differs_from_the_defaults():
     algorithm = n_step(td3(lr=1e-3, gamma=0.99), n=5)
-    assert algorithm.calls == (Call("td3", (("lr", 1e-3),)), Call("n-step", (("n", 5),)))
+    assert algorithm.calls == (Call("td3", (("lr", 1e-3),)), Call("n-step", (("n", 5),), ("buffers",)))
     assert str(algorithm) == "td3(lr=0.001)+n-step(n=5)"
     assert str(ddpg()) == "ddpg"  # though it calls td3
     assert str(dueling(double(dqn()))) == "dqn+double+dueling"
