@@ -345,13 +345,16 @@ def slug_of(function: Callable[..., Any]) -> str:
     return function.__name__.replace("_", "-")
 
 
-def expressed(function: F) -> F:
+def expressed(function: F, name: str | None = None) -> F:
     """Make a base (`td3(...) -> Algorithm`) or a method (`(algorithm, ...) -> Algorithm`) part of expressions.
 
-    The call is written into the algorithm it returns, and conflicts between two methods can name both.
+    The call is written into the algorithm it returns, and conflicts between two methods can name both. `name` is what
+    expressions call it, where that is not the function's own.
     """
-    if hasattr(function, "expressed"):
+    slug = name or slug_of(function)
+    if getattr(function, "expressed", None) == slug:
         return function
+    function = inspect.unwrap(function)
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -363,17 +366,17 @@ def expressed(function: F) -> F:
             for key, value in bound.arguments.items()
             if not isinstance(value, Algorithm) and not same(value, signature.parameters[key].default)
         )
-        token = _writer.set((slug_of(function), frozenset(given.owners if given else ())))
+        token = _writer.set((slug, frozenset(given.owners if given else ())))
         try:
             result: Algorithm = function(*args, **kwargs)
         finally:
             _writer.reset(token)
         parts = changed_parts(given, result) if given else ()
-        calls = (*(given.calls if given else ()), Call(slug_of(function), keywords, parts))
+        calls = (*(given.calls if given else ()), Call(slug, keywords, parts))
         owners = result.owners if given else {}
         return replace(result, calls=calls, owners=owners)
 
-    wrapper.expressed = True  # type: ignore[attr-defined]
+    wrapper.expressed = slug  # type: ignore[attr-defined]
     return cast(F, wrapper)
 
 

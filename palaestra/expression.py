@@ -34,16 +34,19 @@ class Entry:
     reference: str
     group: str
     package: str = "palaestra"
+    problem: str | None = None  # why it cannot be used
 
     def load(self) -> Callable[..., Any]:
-        """The function; ExpressionError where a plug-in's cannot be imported."""
+        """The function; ExpressionError where a plug-in's cannot be imported, or its name is taken."""
         from palaestra.algorithm import expressed
 
+        if self.problem:
+            raise ExpressionError(self.problem)
         module, _, name = self.reference.partition(":")
         try:
             function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-            return expressed(function)
-        except (ImportError, AttributeError) as wrong:
+            return expressed(function, self.slug)
+        except Exception as wrong:
             raise ExpressionError(
                 f"{self.slug} ({self.reference}) of {self.package} cannot be loaded: {wrong}"
             ) from wrong
@@ -66,10 +69,12 @@ def catalogue(group: str) -> dict[str, Entry]:
     for point in entry_points(group=GROUPS[group]):
         slug = hyphened(point.name)
         if slug in entries:
-            raise ExpressionError(
-                f"{slug!r} of {_package(point)} is taken by {entries[slug].package}: its entry point needs another name"
-            )
-        entries[slug] = Entry(slug, point.value, group, _package(point))
+            problem = f"{slug!r} of {_package(point)} is taken by {entries[slug].package}: "
+            problem += "its entry point needs another name"
+            slug = f"{_package(point)}:{slug}"  # listed, but no name that an expression could say
+            entries[slug] = Entry(slug, point.value, group, _package(point), problem)
+        else:
+            entries[slug] = Entry(slug, point.value, group, _package(point))
     return entries
 
 

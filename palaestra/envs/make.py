@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -63,7 +64,12 @@ def make_vector(world: World, n: int = 1) -> VectorEnv:
     return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.DISABLED)
 
 
+NAMESPACES = {"ALE": "ale_py"}  # packages whose ids Gymnasium knows only once they are imported
+
+
 def _by_id(name: str, n: int) -> VectorEnv:
+    if (package := NAMESPACES.get(name.partition("/")[0])) is not None:
+        gym.register_envs(import_module(package))
     spec = gym.spec(name)
     if spec.namespace == "palaestra":
         return gym.make_vec(name, n, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.DISABLED)

@@ -189,7 +189,6 @@ def test_a_missing_package_names_the_extra(line: Line) -> None:
 
 
 @pytest.mark.skipif(find_spec("ale_py") is not None, reason="ale-py is installed")
-@pytest.mark.xfail(strict=True, reason="envs/make.py: a namespace that nobody registered names no extra")
 def test_a_missing_namespace_names_the_extra(line: Line) -> None:
     said = line.refused("train", "dqn", "--env", "ALE/Pong-v5", "--steps", 60)
     assert "pip install 'palaestra[atari]'" in said

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 PLUGIN = Path(__file__).parent / "plugin"
 ALGORITHMS, METHODS = "palaestra.algorithms", "palaestra.methods"
 
@@ -133,7 +131,6 @@ def test_a_name_that_is_taken_is_named(tmp_path: Path) -> None:
     assert len(listed["err"].splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="expression.py: `catalogue` raises for all because of one")
 def test_a_name_that_is_taken_hides_no_other(tmp_path: Path) -> None:
     install(tmp_path / "packages", "rival", {ALGORITHMS: {"sac": "rival:sac"}}, {"rival": ""})
     listed, shown = answers(tmp_path / "packages", ("list", "algorithms"), ("show", "sac"))
@@ -141,7 +138,6 @@ def test_a_name_that_is_taken_hides_no_other(tmp_path: Path) -> None:
     assert (listed["code"], shown["code"]) == (0, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="expression.py: `Entry.load` passes on what a module raises at import")
 def test_one_with_an_error_hides_no_other(tmp_path: Path) -> None:
     install(tmp_path / "packages", "fallen", {ALGORITHMS: {"fallen": "fallen:fallen"}}, {"fallen": "def fallen(:\n"})
     (listed,) = answers(tmp_path / "packages", ("list", "algorithms"))
@@ -149,7 +145,6 @@ def test_one_with_an_error_hides_no_other(tmp_path: Path) -> None:
     assert "td3" in listed["out"]
 
 
-@pytest.mark.xfail(strict=True, reason="expression.py: the function's name, not the entry point's, is written down")
 def test_an_entry_point_with_a_name_of_its_own(tmp_path: Path) -> None:
     module = {"handstand": (PLUGIN / "handstand.py").read_text()}
     install(tmp_path / "packages", "handstand", {ALGORITHMS: {"upside-down": "handstand:hasty"}}, module)

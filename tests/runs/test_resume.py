@@ -47,13 +47,15 @@ def resumes_exactly(job: Job, folder: Path, kills: int, seed: int) -> None:
     replay = final(folder / "whole").state["replays"]["replay"]
     ring = 100 // job.environments
     assert (replay["heads"] > 2 * ring).all(), "the ring has to wrap around"
-    struck, latest = 0, 0.6 * training_seconds(folder / "whole")
+    struck, latest = 0, 1.2 * training_seconds(folder / "whole") / kills
     for kill in range(kills):
+        if finished(folder / "killed"):
+            break
         if kill % 2:
             struck += kill_after(job, folder / "killed", rng.uniform(0.0, latest), training=True)
         else:
-            struck += kill_in_a_save(job, folder / "killed", int(rng.integers(20, 90)))
-    assert struck, "no kill struck before the end"
+            struck += kill_in_a_save(job, folder / "killed", int(rng.integers(20, 60)))
+    assert struck >= kills // 2, "the run ended before the kills"
     if not finished(folder / "killed"):
         finish(job, folder / "killed")
     assert differences(folder / "whole", folder / "killed") == []
@@ -74,10 +76,10 @@ def test_killed_four_times(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_comparing_sees_one_other_bit(tmp_path: Path) -> None:
+def test_comparing_sees_a_difference(tmp_path: Path) -> None:
     job = Job(f"td3({TINY})", "palaestra/Pendulum-v0", 130)
     finish(job, tmp_path / "one")
-    finish(Job(f"td3({TINY}, lr=3.0000001e-4)", "palaestra/Pendulum-v0", 130), tmp_path / "other")
+    finish(Job(f"td3({TINY}, lr=3.0001e-4)", "palaestra/Pendulum-v0", 130), tmp_path / "other")
     found = differences(tmp_path / "one", tmp_path / "other")
     assert any("/learner/nets/critic" in path for path in found)
     assert any(path.startswith("/metrics") for path in found)
