@@ -83,6 +83,8 @@ class Learner:
         def summed(batches: Batches, units: Mapping[str, Tensor]) -> Summed:
             return _sum(loss, self.nets, batches, units)
 
+        if compile:  # Dynamo counts recompilations by code object, eight at most: each loss gets one of its own
+            summed.__code__ = summed.__code__.replace(co_name=f"summed_{name}")
         return _Plan(
             name,
             loss,
