@@ -1,6 +1,6 @@
 # Every target runs in one virtual environment, made on first use. Change any of these on the command line:
 #   make install TORCH="torch==2.13.0 --index-url <the index of your CUDA version>"
-# On Linux the plain wheel of PyPI is the CUDA one (some 3 GB with its libraries).
+# On Linux the plain wheel is the CUDA one (some 3 GB with its libraries).
 VENV   ?= .venv
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0

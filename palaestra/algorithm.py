@@ -437,7 +437,7 @@ def _changed(algorithm: Algorithm, **parts: Any) -> Algorithm:
 
 def _of(kind: str, mapping: Mapping[str, Any], name: str) -> Any:
     if name not in mapping:
-        raise KeyError(f"there is no {kind} {name!r}; there are: {', '.join(mapping) or 'none'}")
+        raise KeyError(f"no {kind} is called {name!r}; there are: {', '.join(mapping) or 'none'}")
     return mapping[name]
 
 
@@ -612,16 +612,16 @@ ALWAYS = ("weight", "index", "env_steps", "updates")
 def _check(algorithm: Algorithm) -> None:
     for name, loss in algorithm.losses.items():
         for net in loss.trains:
-            _of(f"network that loss {name!r} trains,", algorithm.networks, net)
+            _of(f"network that loss {name!r} trains", algorithm.networks, net)
     for after in algorithm.after_update:
-        _of("loss that an after_update follows,", algorithm.losses, after.follows)
+        _of("loss that an after_update follows", algorithm.losses, after.follows)
     columns = {stream: {*ALWAYS, *given_by(b.layout)} for stream, b in algorithm.buffers.items()}
     acting = {c for part in (algorithm.policy, algorithm.exploration, algorithm.advantage) for c in given_by(part)}
     for present in columns.values():
         present |= acting
 
     def require(what: str, stream: str, needs: tuple[str, ...]) -> set[str]:
-        present: set[str] = _of(f"buffer that {what} draws from,", columns, stream)
+        present: set[str] = _of(f"buffer that {what} draws from", columns, stream)
         for need in needs:
             if need not in present:
                 known = ", ".join(suppliers.get(need, ())) or "no part that is loaded"

@@ -26,6 +26,24 @@ app = typer.Typer(
 runs_app = typer.Typer(help="Look at runs: list, show, plot.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from palaestra import __version__
+
+        print(f"palaestra {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Reinforcement-learning methods as small parts that compose."""
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")]
 

@@ -26,7 +26,7 @@ def show(algorithm: str | Algorithm) -> dict[str, Any]:
 def listed(what: str) -> list[dict[str, Any]]:
     """What there is: "algorithms", "methods" or "envs", each with `slug` and `title` (and what a method changes)."""
     if what == "envs":
-        return [{"slug": name, "title": _title(module, world)} for name, (module, world, *_) in WORLDS.items()]
+        return [{"slug": name, "title": _title(*world)} for name, world in WORLDS.items()]
     if what not in ("algorithms", "methods"):
         raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs'))}")
     entries = catalogue(what).values()
@@ -47,9 +47,11 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {"slug": entry.slug, "title": title, "package": entry.package, "problem": problem}
 
 
-def _title(module: str, world: str) -> str:
-    found = getattr(import_module(f"palaestra.envs.{module}"), f"{world}Env")
-    return (inspect.getdoc(found) or "").partition("\n")[0]
+def _title(module: str, world: str, limit: int, options: Mapping[str, Any]) -> str:
+    found = getattr(import_module(f"palaestra.envs.{module}"), f"{world}VectorEnv")
+    set_to = "".join(f", {key} {value}" for key, value in options.items())
+    about = (inspect.getdoc(found) or "").partition("\n")[0].partition(". ")[0].rstrip(".")
+    return f"{about}; {limit} steps{set_to}"
 
 
 def _changes(entry: Entry) -> list[str]:

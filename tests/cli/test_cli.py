@@ -158,7 +158,7 @@ def test_show(line: Line) -> None:
         ("n-step", "it changes a base, as in sac+n-step"),
         ("td3+sac", "it comes first, and alone"),
         ("td3+n-step+n-step", "both set buffers.replay.layout, which holds only one"),
-        ("td3+double", "double does not fit td3: there is no keyword of term 'td'"),
+        ("td3+double", "double does not fit td3: no keyword of term 'td'"),
         ("td3(activation='reluu')", "did you mean relu?"),
         ("td3(capacity=2)", "at least 3 are needed"),
     ],
