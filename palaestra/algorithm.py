@@ -311,6 +311,23 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def stateful(part: Any) -> list[Any]:
+    """The objects within a part that have a `state_dict`, in order, each once: what a checkpoint has to remember."""
+    if hasattr(part, "state_dict") and not isinstance(part, type):
+        return [part]
+    inside: Iterable[Any] = ()
+    if isinstance(part, Mapping):
+        inside = part.values()
+    elif isinstance(part, list | tuple):
+        inside = part
+    elif isinstance(part, functools.partial):
+        inside = (part.func, *part.args, *part.keywords.values())
+    elif is_dataclass(part) and not isinstance(part, type):
+        inside = (getattr(part, f.name) for f in fields(part))
+    found = {id(entry): entry for branch in inside for entry in stateful(branch)}
+    return list(found.values())
+
+
 def changed_parts(before: Algorithm, after: Algorithm) -> tuple[str, ...]:
     """The names of the parts that differ, in the order of the catalogue."""
     return tuple(name for name in PARTS if not same(getattr(before, name), getattr(after, name)))

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from palaestra.algorithm import Algorithm, Loss, Nets, Policy, Unfit
+from palaestra.algorithm import Algorithm, Loss, Nets, Policy, Unfit, stateful
 from palaestra.batch import Columns, Share, Spec, number_of_rows, pieces
 from palaestra.functional.schedules import number
 
+# The parts whose state is the learner's; tasks, initial states and buffers are kept where they are used.
+REMEMBERED = (
+    "policy", "exploration", "deployment", "collect", "transforms", "advantage", "losses", "after_update", "evaluation",
+)  # fmt: skip
 Batches = Mapping[str, Columns]
 Summed = tuple[Tensor, dict[str, Tensor], dict[str, Columns]]  # the total, each term's part, columns given by stream
 
@@ -60,7 +64,8 @@ class Learner:
         compile: bool = False,
     ) -> None:
         algorithm.check()
-        self.algorithm = algorithm
+        self.algorithm = algorithm = copy.deepcopy(algorithm)  # parts may be objects with state: it is this learner's
+        self._stateful = stateful([getattr(algorithm, name) for name in REMEMBERED])
         self._seed = seed
         self.device = torch.device(device)
         self.updates = 0
@@ -203,6 +208,7 @@ class Learner:
             "updates": self.updates,
             "noise": {key: rng.get_state() for key, rng in self._noise.items()},
             "transforms": self._transforming.get_state(),
+            "parts": [copy.deepcopy(part.state_dict()) for part in self._stateful],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -214,6 +220,8 @@ class Learner:
         for key, rng in self._noise.items():
             rng.set_state(state["noise"][key])
         self._transforming.set_state(state["transforms"])
+        for part, saved in zip(self._stateful, state["parts"], strict=True):
+            part.load_state_dict(copy.deepcopy(saved))
 
 
 def build(algorithm: Algorithm, spec: Spec, seed: int) -> Nets:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -30,15 +29,16 @@ class Online:
     def __init__(
         self, algorithm: Algorithm, env: VectorEnv, seed: int = 0, *, device: str = "cpu", compile: bool = False
     ) -> None:
-        self.algorithm, self.seed = algorithm, seed
+        self.seed = seed
         self.acting = generator(seed, "acting", device)
         self.changing = generator(seed, "collect transforms", device)
         self.drawing = generator(seed, "drawing")  # replays draw on the host
         self.source = Source(env, _number(seed, "environment"), device=device)
         self.learner = Learner(algorithm, self.source.border.spec, seed, device=device, compile=compile)
+        self.algorithm = algorithm = self.learner.algorithm  # a copy: two runs never share the state of a part
         if algorithm.tasks or algorithm.initial_states:
             self.source.choose(algorithm.tasks, algorithm.initial_states, self.learner.nets, generator(seed, "tasks"))
-        self.transforms = [copy.deepcopy(t) for t in algorithm.transforms if t.moment == "collect"]
+        self.transforms = [t for t in algorithm.transforms if t.moment == "collect"]
         self.replays = {
             n: Replay(b, env.num_envs, device) for n, b in algorithm.buffers.items() if b.layout is not once
         }
@@ -106,7 +106,6 @@ class Online:
             "source": self.source.state_dict(),
             "replays": {name: replay.state_dict() for name, replay in self.replays.items()},
             "random": [rng.get_state() for rng in (self.acting, self.drawing, self.changing)],
-            "transforms": [t.fn.state_dict() if hasattr(t.fn, "state_dict") else None for t in self.transforms],
             "metrics": {name: value.clone() for name, value in self.metrics.items()},
         }
 
@@ -118,9 +117,6 @@ class Online:
             replay.load(state["replays"][name], rows[name])
         for rng, saved in zip((self.acting, self.drawing, self.changing), state["random"], strict=True):
             rng.set_state(saved)
-        for transform, saved in zip(self.transforms, state["transforms"], strict=True):
-            if saved is not None:
-                transform.fn.load_state_dict(saved)  # type: ignore[attr-defined]
         self.metrics = dict(state["metrics"])
 
 
