@@ -253,7 +253,11 @@ def _restore(live: Online, checkpoint: Checkpoint) -> float:
         name: [(dict(segment.tensors), segment.meta) for segment in checkpoint.segments.get(name, [])]
         for name in live.replays
     }
-    live.load_state_dict(state, rows)
+    try:
+        live.load_state_dict(state, rows)
+    except KeyError as missing:
+        remedy = "it was written by another version of palaestra: resume it with that one"
+        raise RunError(checkpoint.path, f"it has no {missing}", remedy) from missing
     return float(state["seconds"])
 
 

@@ -201,7 +201,13 @@ class Replay:
             return {}, {}
         first = np.maximum(self._saved, self.heads + 1 - self.ring)
         index = self._between(first, self.heads)
-        rows = {key: column[index] for key, column in self.columns.items()} | {"kind": self.kind[index]}
+        kind = self.kind[index]
+        empty = kind != STEP  # these slots hold an observation alone; what else lies there is whatever memory held
+        rows = {"kind": kind}
+        for key, column in self.columns.items():
+            rows[key] = column[index]
+            if key.split("/")[0] != "obs":
+                rows[key][empty] = 0
         meta = {"first": first.tolist(), "last": self.heads.tolist()}
         self._saved = self.heads.copy()
         return rows, meta

@@ -32,12 +32,19 @@ def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:
     raise ValueError(f"activation={name!r} is unknown; did you mean {', '.join(near)}?")
 
 
+def layers(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Inputs and outputs of each layer; ValueError for a layer without units."""
+    if min(sizes) < 1:
+        raise ValueError(f"a perceptron of sizes {tuple(sizes)} has a layer without units: each needs at least 1")
+    return list(pairwise(sizes))
+
+
 class MLP(nn.Module):
     """`[B, sizes[0]] -> [B, sizes[-1]]`: linear layers with an activation between them, PyTorch's initialisation."""
 
     def __init__(self, sizes: Sequence[int], activation: Activation = "relu") -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in layers(sizes))
         self.activation = activation_of(activation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ class EnsembleMLP(nn.Module):
         self.members = members
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for fan_in, fan_out in pairwise(sizes):
+        for fan_in, fan_out in layers(sizes):
             bound = fan_in**-0.5
             self.weights.append(nn.Parameter(torch.empty(members, fan_in, fan_out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.empty(members, 1, fan_out).uniform_(-bound, bound)))

@@ -449,3 +449,15 @@ def test_layouts_may_be_partials():
     assert replay.sample(7, rng())["reward"].shape == (7, 2)
     replay, _ = filled(column(*[GOES_ON] * 9), 100, layout=partial(windows, length=5))
     assert replay.sample(7, rng())["obs"].shape == (7, 5, 2)
+
+
+def test_segments_hold_no_stray_memory():
+    replay = Replay(Buffer(transition, capacity=8))
+    ones = torch.ones(1, 1)
+    step = {"obs": ones[..., None], "next_obs": ones[..., None], "action": ones[..., None], "reward": ones}
+    flags = {name: torch.tensor([[name == "valid"]]) for name in ("terminated", "truncated", "first", "valid")}
+    replay.insert(step | flags)
+    replay.columns["reward"][1] = float("nan")  # the slot of the newest observation, not yet written
+    rows, _ = replay.segment()
+    assert rows["reward"].tolist() == [1.0, 0.0]
+    assert rows["obs"].flatten().tolist() == [1.0, 1.0]
