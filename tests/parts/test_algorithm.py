@@ -285,7 +285,11 @@ def test_needs_are_met_by_layouts_transforms_and_earlier_losses():
     [
         (needing(td3(), noise=("latent",)), UnmetNeed, "'latent'"),
         (needing(td3(), stream="demos"), KeyError, "'demos'; there are: replay"),
-        (parts.add_loss(td3(), "model", Loss({"x": Term(rows)}, ("model",))), KeyError, "'model' trains is called 'model'"),
+        (
+            parts.add_loss(td3(), "model", Loss({"x": Term(rows)}, ("model",))),
+            KeyError,
+            "'model' trains is called 'model'",
+        ),
         (replace(td3(), after_update=(AfterUpdate(rows, "critics"),)), KeyError, "'critics'"),
         (replace(td3(), losses={"critic": Loss({"x": Term(rows)}, ())}, after_update=()), Unfit, "trains nothing"),
     ],
