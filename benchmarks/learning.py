@@ -4,7 +4,9 @@
     python benchmarks/learning.py compare docs/benchmarks/learning.jsonl docs/benchmarks/peers_learning.jsonl
 
 The peers' lines come from `benchmarks/peers_learning.py`, which also says what their settings mean. A score is the
-return of one of 20 episodes of the final policy, acting most likely, in separately seeded environments.
+return of one of 20 episodes of the final policy, acting most likely, in separately seeded environments ("final"), or of
+the evaluations in the second half of the run ("second half"), since DQN at these settings still collapses and recovers
+at the end, in both libraries.
 
 `compare` draws seeds with replacement, then episodes within each seed, 10,000 times, and gives the 2.5 % and 97.5 %
 points of the difference of interquartile means (ours less theirs), beside 5 % of the score range: for Pendulum from a
@@ -85,24 +87,26 @@ def drawn(scores: np.ndarray, times: int, rng: np.random.Generator) -> np.ndarra
 
 
 def compare(ours: Path, theirs: Path) -> None:
-    def table(path: Path) -> dict[tuple[str, str], np.ndarray]:
-        found: dict[tuple[str, str], list[list[float]]] = {}
+    def table(path: Path) -> dict[tuple[str, str, str], np.ndarray]:
+        found: dict[tuple[str, str, str], list[list[float]]] = {}
         for line in map(json.loads, path.read_text().splitlines()):
             net = line["settings"].get("net") if isinstance(line["settings"], dict) else None
             if net is None or net == ([256, 256] if line["algorithm"] == "dqn" else [64, 64]):
-                found.setdefault((line["algorithm"], line["env"]), []).append(line["scores"]["episode_return"])
+                late = [v for p in line["curve"] if p["env_steps"] > line["env_steps"] / 2 + 1 for v in p["scores"]]
+                found.setdefault((line["algorithm"], line["env"], "final"), []).append(line["scores"]["episode_return"])
+                found.setdefault((line["algorithm"], line["env"], "second half"), []).append(late)
         return {key: np.array(value) for key, value in found.items()}
 
     rng = np.random.default_rng(0)
     left, right = table(ours), table(theirs)
-    print("| base | environment | seeds | ours | theirs | difference | 95 % interval | 5 % of the range |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for (algorithm, env), scores in left.items():
-        other = right[algorithm, env]
+    print("| base | environment | scores | seeds | ours | theirs | difference | 95 % interval | 5 % of the range |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for (algorithm, env, which), scores in left.items():
+        other = right[algorithm, env, which]
         a, b = (interquartile_mean(s.reshape(-1)) for s in (scores, other))
         low, high = np.quantile(drawn(scores, 10_000, rng) - drawn(other, 10_000, rng), (0.025, 0.975))
         print(
-            f"| {algorithm} | {env} | {len(scores)}/{len(other)} | {a:.1f} | {b:.1f} | {a - b:+.1f} "
+            f"| {algorithm} | {env} | {which} | {len(scores)}/{len(other)} | {a:.1f} | {b:.1f} | {a - b:+.1f} "
             f"| {low:+.1f} to {high:+.1f} | {0.05 * RANGE[env]:.0f} |"
         )
 

@@ -75,7 +75,7 @@ def smoothed_td(
 
 def first_critic(nets: Nets, b: Columns) -> Tensor:
     """`-Q_1(s, mu(s))`: rows [B]."""
-    return -nets["critic"](b["obs"], nets["actor"](b["obs"]))[0]
+    return -nets["critic"](b["obs"], nets["actor"](b["obs"]), first=1)[0]
 
 
 @expressed

@@ -276,6 +276,11 @@ class Rollout:
 
 def _entries(columns: dict[str, Tensor], name: str, index: Tensor) -> Any:
     if name in columns:
-        return columns[name][index]
-    part = {key: column[index] for key, column in columns.items() if key.startswith(f"{name}/")}
+        return _rows(columns[name], index)
+    part = {key: _rows(column, index) for key, column in columns.items() if key.startswith(f"{name}/")}
     return unflatten(part)[name]
+
+
+def _rows(column: Tensor, index: Tensor) -> Tensor:
+    """`column[index]`; `index_select` takes a third of its time."""
+    return column.index_select(0, index) if index.dim() == 1 else column[index]

@@ -18,7 +18,7 @@ from palaestra.networks.mlp import Activation, EnsembleMLP
 
 
 class ActionCritic(nn.Module):
-    """`Q(s, a)` of every member: [E, B] from an observation and an action [B, A]."""
+    """`Q(s, a)` of every member, or of the `first` so many: [E, B] from an observation and an action [B, A]."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class ActionCritic(nn.Module):
         self.encoder = (encoder or by_space)(obs)
         self.mlp = EnsembleMLP(members, (int(self.encoder.size) + actions, *hidden, 1), activation)  # type: ignore[arg-type]
 
-    def forward(self, obs: Obs, action: Tensor) -> Tensor:
+    def forward(self, obs: Obs, action: Tensor, first: int | None = None) -> Tensor:
         features = self.encoder(obs[self.key] if self.key else obs)  # type: ignore[index]
-        return self.mlp(torch.cat((features, action), -1)).squeeze(-1)
+        return self.mlp(torch.cat((features, action), -1), first).squeeze(-1)
 
 
 class EachActionCritic(nn.Module):

@@ -24,7 +24,7 @@ from palaestra.algorithms.td3 import first_critic, smoothed_td, td3
 from palaestra.batch import Space, Spec
 from palaestra.functional.targets import huber, squared
 from palaestra.learner import Learner
-from palaestra.networks.critics import DuelingCritic, Fixed, Positive
+from palaestra.networks.critics import DuelingCritic, Fixed, Positive, action_critic
 from tests.parts.worlds import batches, small, spec
 
 ONE = Spec(Space((1,)), Space((1,)))
@@ -57,7 +57,11 @@ def column(*numbers):
 
 def linear(weights):
     """An ensemble `[E, B]` of `a * obs + b * action + c`."""
-    return lambda obs, action: torch.stack([(a * obs + b * action + c).squeeze(-1) for a, b, c in weights])
+
+    def critic(obs, action, first=None):
+        return torch.stack([(a * obs + b * action + c).squeeze(-1) for a, b, c in weights[:first]])
+
+    return critic
 
 
 # Two rows: a step that goes on, and one that terminates.
@@ -127,6 +131,13 @@ def test_smoothing_stays_within_its_bounds(noise, clip):
     assert ((action - mean).abs() <= clip + 1e-6).all()
     if clip:
         assert not torch.equal(action, mean)
+
+
+def test_the_first_member_alone_is_that_of_the_ensemble():
+    spec = Spec(Space((3,)), Space((2,)))
+    critic = action_critic(3, (8,))(spec, Nets(spec))
+    obs, action = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.ones(4, 2)
+    torch.testing.assert_close(critic(obs, action, first=1), critic(obs, action)[:1])
 
 
 def test_the_actor_climbs_the_first_critic_alone():
