@@ -36,8 +36,8 @@ class Function(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *inputs):
-        return self.function(*inputs)
+    def forward(self, *inputs, **options):
+        return self.function(*inputs, **options)
 
 
 def made(spec=ONE, **functions):
