@@ -32,6 +32,12 @@ RECIPES = {
         "CartPole-v1",
         50_000,
     ),
+    "dqn-slower": (
+        "dqn(lr=1e-3, batch_size=64, start=1000, collect=256, updates=0.5, target_every=128, exploration=0.04, "
+        "exploration_steps=8000, hidden=(256, 256))",
+        "CartPole-v1",
+        50_000,
+    ),
 }
 RANGE = {"Pendulum-v1": 1_200.0, "CartPole-v1": 500.0}
 
@@ -91,7 +97,7 @@ def compare(ours: Path, theirs: Path) -> None:
         found: dict[tuple[str, str, str], list[list[float]]] = {}
         for line in map(json.loads, path.read_text().splitlines()):
             net = line["settings"].get("net") if isinstance(line["settings"], dict) else None
-            if net is None or net == ([256, 256] if line["algorithm"] == "dqn" else [64, 64]):
+            if net is None or net == ([256, 256] if line["algorithm"].startswith("dqn") else [64, 64]):
                 late = [v for p in line["curve"] if p["env_steps"] > line["env_steps"] / 2 + 1 for v in p["scores"]]
                 found.setdefault((line["algorithm"], line["env"], "final"), []).append(line["scores"]["episode_return"])
                 found.setdefault((line["algorithm"], line["env"], "second half"), []).append(late)

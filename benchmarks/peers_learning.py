@@ -61,6 +61,7 @@ RECIPES = {
         CONTINUOUS | {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5},
     ),
     "dqn": (DQN, "CartPole-v1", 50_000, DISCRETE),
+    "dqn-slower": (DQN, "CartPole-v1", 50_000, DISCRETE | {"learning_rate": 1e-3}),
 }
 
 
