@@ -12,7 +12,8 @@ at the end, in both libraries.
 points of the difference of interquartile means (ours less theirs), beside 5 % of the score range: for Pendulum from a
 random policy's -1,200 to 0, for CartPole from 0 to 500.
 
-Not equal: Stable-Baselines3's DQN clips gradients to a norm of 10; ours does not.
+Lines of `dqn-unclipped` and `dqn-slower` are from before ours clipped gradients to a norm of 10, as Stable-Baselines3's
+DQN does.
 """
 
 import argparse
@@ -28,17 +29,23 @@ RECIPES = {
     "td3": ("td3(lr=1e-3, start=1000, capacity=100_000, hidden=(64, 64))", "Pendulum-v1", 10_000),
     "dqn": (
         "dqn(lr=2.3e-3, batch_size=64, start=1000, collect=256, updates=0.5, target_every=128, exploration=0.04, "
-        "exploration_steps=8000, hidden=(256, 256))",
+        "exploration_steps=8000, clip_norm=10, hidden=(256, 256))",
         "CartPole-v1",
         50_000,
     ),
-    "dqn-slower": (
-        "dqn(lr=1e-3, batch_size=64, start=1000, collect=256, updates=0.5, target_every=128, exploration=0.04, "
-        "exploration_steps=8000, hidden=(256, 256))",
+    "dqn-every-step": (
+        "dqn(lr=2.5e-4, batch_size=64, start=1000, target_every=250, exploration=0.05, exploration_steps=10_000, "
+        "clip_norm=10, hidden=(120, 84))",
         "CartPole-v1",
         50_000,
     ),
 }
+NETS = {
+    "dqn": [256, 256],
+    "dqn-unclipped": [256, 256],
+    "dqn-slower": [256, 256],
+    "dqn-every-step": [120, 84],
+}  # which of a peer's lines to compare
 RANGE = {"Pendulum-v1": 1_200.0, "CartPole-v1": 500.0}
 
 
@@ -97,7 +104,7 @@ def compare(ours: Path, theirs: Path) -> None:
         found: dict[tuple[str, str, str], list[list[float]]] = {}
         for line in map(json.loads, path.read_text().splitlines()):
             net = line["settings"].get("net") if isinstance(line["settings"], dict) else None
-            if net is None or net == ([256, 256] if line["algorithm"].startswith("dqn") else [64, 64]):
+            if net is None or net == NETS.get(line["algorithm"], [64, 64]):
                 late = [v for p in line["curve"] if p["env_steps"] > line["env_steps"] / 2 + 1 for v in p["scores"]]
                 found.setdefault((line["algorithm"], line["env"], "final"), []).append(line["scores"]["episode_return"])
                 found.setdefault((line["algorithm"], line["env"], "second half"), []).append(late)
@@ -108,7 +115,7 @@ def compare(ours: Path, theirs: Path) -> None:
     print("| base | environment | scores | seeds | ours | theirs | difference | 95 % interval | 5 % of the range |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for (algorithm, env, which), scores in left.items():
-        other = right[algorithm, env, which]
+        other = right[algorithm.removesuffix("-unclipped"), env, which]
         a, b = (interquartile_mean(s.reshape(-1)) for s in (scores, other))
         low, high = np.quantile(drawn(scores, 10_000, rng) - drawn(other, 10_000, rng), (0.025, 0.975))
         print(

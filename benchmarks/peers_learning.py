@@ -61,6 +61,15 @@ RECIPES = {
         CONTINUOUS | {"policy_delay": 2, "target_policy_noise": 0.2, "target_noise_clip": 0.5},
     ),
     "dqn": (DQN, "CartPole-v1", 50_000, DISCRETE),
+    # The settings of DQN's own check: an update after every step, a small rate, a target copied every 250.
+    "dqn-every-step": (
+        DQN,
+        "CartPole-v1",
+        50_000,
+        DISCRETE
+        | {"learning_rate": 2.5e-4, "target_update_interval": 250, "train_freq": 1, "gradient_steps": 1}
+        | {"exploration_fraction": 0.2, "exploration_final_eps": 0.05},
+    ),
     "dqn-slower": (DQN, "CartPole-v1", 50_000, DISCRETE | {"learning_rate": 1e-3}),
 }
 

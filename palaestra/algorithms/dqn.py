@@ -94,6 +94,7 @@ def dqn(
     collect: int = 1,
     updates: float = 1.0,
     capacity: int = 100_000,
+    clip_norm: float | None = None,
     hidden: Sequence[int] = (120, 84),
     activation: Activation = "relu",
     encoder: Encoder | None = None,
@@ -111,12 +112,21 @@ def dqn(
         collect: environment steps (in each environment) between updates.
         updates: gradient updates for each environment step.
         capacity: transitions that are kept.
+        clip_norm: largest norm of a gradient; not clipped when None.
         hidden: units of each hidden layer.
         activation: between layers: "relu", "tanh", "elu", "gelu", "silu", "mish" or "softplus".
         encoder: from an observation to features; chosen by the space when None.
     """
     between(0, 1, gamma=gamma, exploration=exploration)
-    above(0, lr=lr, target_every=target_every, batch_size=batch_size, collect=collect, updates=updates)
+    above(
+        0,
+        lr=lr,
+        clip_norm=clip_norm,
+        target_every=target_every,
+        batch_size=batch_size,
+        collect=collect,
+        updates=updates,
+    )
     return Algorithm(
         networks={"critic": action_values(hidden, activation, encoder), "target_critic": copy_of("critic")},
         policy=greedy,
@@ -124,7 +134,12 @@ def dqn(
         collect=step,
         buffers={"replay": Buffer(transition, capacity=capacity)},
         losses={
-            "critic": Loss({"td": Term(partial(optimal_td, gamma=gamma), gives=("error", "q"))}, ("critic",), lr=lr)
+            "critic": Loss(
+                {"td": Term(partial(optimal_td, gamma=gamma), gives=("error", "q"))},
+                ("critic",),
+                lr=lr,
+                clip_norm=clip_norm,
+            )
         },
         after_update=(
             AfterUpdate(
