@@ -46,7 +46,7 @@ class Entry:
         try:
             function: Callable[..., Any] = getattr(importlib.import_module(module), name)
             return expressed(function, self.slug)
-        except Exception as wrong:
+        except Exception as wrong:  # whatever a plug-in raises when imported: it must not hide the others
             raise ExpressionError(
                 f"{self.slug} ({self.reference}) of {self.package} cannot be loaded: {wrong}"
             ) from wrong

@@ -95,15 +95,15 @@ class NativeVectorEnv(VectorEnv):
 
     def begin(self, uniforms: Floats, tasks: Floats) -> Floats:
         """Physical states in which episodes begin [M, p], from numbers [M, draws] in [0, 1) and tasks [M, d]."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a world defines it
 
     def advance(self, physics: Floats, action: NDArray, tasks: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         """One step of all copies: (new physics [N, p], reward [N], terminated [N]); the arguments stay as they are."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a world defines it
 
     def observe(self, physics: Floats) -> NDArray[np.float32]:
         """Observations [M, o] of physical states [M, p], without the task."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a world defines it
 
     def outcome(self, terminated: NDArray[np.bool_]) -> dict[str, NDArray]:
         """What `info` tells of each copy: {name: [N]}; called with zeros for an episode that just began."""
@@ -119,11 +119,11 @@ class NativeVectorEnv(VectorEnv):
 
     def controller(self, obs: ArrayLike) -> NDArray:
         """Actions [N, ...] of a scripted controller that solves the world, from this environment's observations."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a world defines it
 
     def draw_frame(self, index: int) -> NDArray[np.uint8]:
         """A picture of copy `index`, uint8 [H, W, 3]."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: a world defines it
 
     # Gymnasium's side.
 
