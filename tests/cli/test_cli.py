@@ -346,8 +346,18 @@ def test_a_mistake_of_ours_keeps_its_traceback(line: Line, monkeypatch: pytest.M
 
 def started(*arguments: str, where: Path) -> subprocess.Popen[str]:
     pipe, environment = subprocess.PIPE, {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def heeding() -> None:  # a background job of a shell ignores Ctrl-C, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=where, env=environment, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, *arguments],
+        cwd=where,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=heeding,
     )
 
 
