@@ -18,8 +18,8 @@ class FusedAdam(torch.optim.Adam):
 
     _gathered: tuple[list[Tensor], ...] | None = None
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor) -> None:
-        super().__init__(parameters, lr=lr, fused=True)
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float | Tensor, eps: float = 1e-8) -> None:
+        super().__init__(parameters, lr=lr, eps=eps, fused=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -52,6 +52,6 @@ class FusedAdam(torch.optim.Adam):
         return None
 
 
-def adam(parameters: list[nn.Parameter], lr: float | Tensor) -> torch.optim.Optimizer:
-    """Adam with PyTorch's defaults (betas 0.9 and 0.999, eps 1e-8), in one fused kernel."""
-    return FusedAdam(parameters, lr)
+def adam(parameters: list[nn.Parameter], lr: float | Tensor, eps: float = 1e-8) -> torch.optim.Optimizer:
+    """Adam with PyTorch's betas (0.9 and 0.999), in one fused kernel."""
+    return FusedAdam(parameters, lr, eps)

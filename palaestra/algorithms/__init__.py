@@ -10,10 +10,19 @@ ALGORITHMS = {
     "sac": "palaestra.algorithms.sac:sac",
     "sac-discrete": "palaestra.algorithms.sac:sac_discrete",
     "dqn": "palaestra.algorithms.dqn:dqn",
+    "c51": "palaestra.algorithms.c51:c51",
+    "qr-dqn": "palaestra.algorithms.qr_dqn:qr_dqn",
+    "ppo": "palaestra.algorithms.ppo:ppo",
+    "recurrent-ppo": "palaestra.algorithms.recurrent_ppo:recurrent_ppo",
 }
 VARIANTS = {
     "double": "palaestra.algorithms.dqn:double",
     "dueling": "palaestra.algorithms.dqn:dueling",
     "n-step": "palaestra.algorithms.experience:n_step",
     "prioritised": "palaestra.algorithms.experience:prioritised",
+    "annealed-clip": "palaestra.algorithms.ppo:annealed_clip",
+    "clipped-value": "palaestra.algorithms.ppo:clipped_value",
+    "raw-advantage": "palaestra.algorithms.ppo:raw_advantage",
+    "normalised-obs": "palaestra.algorithms.normalisation:normalised_obs",
+    "normalised-reward": "palaestra.algorithms.normalisation:normalised_reward",
 }

@@ -27,9 +27,12 @@ from palaestra.algorithm import (
     AfterUpdate,
     Algorithm,
     Buffer,
+    Factory,
     Loss,
     Memory,
     Nets,
+    OptimiserFactory,
+    Policy,
     Schedule,
     Term,
     above,
@@ -48,24 +51,46 @@ from palaestra.functional.targets import bellman, huber
 from palaestra.networks.critics import action_values, copy_of, dueling_values, follow
 from palaestra.networks.encoders import Encoder, action_mask
 from palaestra.networks.mlp import Activation
+from palaestra.optimisers import adam
 from palaestra.rollout.collect import step
 from palaestra.rollout.exploration import mostly
 
+# A critic says one number of each action, [B, A], or several that describe a distribution, [B, A, M]: `expected` makes
+# values [B, A] of them (c51 and qr-dqn have their own), and decides between actions.
+Expected = Callable[[Tensor], Tensor]
 
-def greedy(nets: Nets, obs: Obs, memory: Memory, rng: torch.Generator | None) -> tuple[Tensor, Columns, Memory]:
+
+def itself(values: Tensor) -> Tensor:
+    """The neutral `expected`: what a Q-network says is the value."""
+    return values
+
+
+def best(values: Tensor, obs: Obs) -> Tensor:
+    """The allowed action of the highest value: [B] of [B, A]."""
+    return only_allowed(values, action_mask(obs)).argmax(-1)
+
+
+def of_action(said: Tensor, action: Tensor) -> Tensor:
+    """What was said of one action: [B] of [B, A], or [B, M] of [B, A, M]."""
+    return said.take_along_dim(action.view(-1, *[1] * (said.dim() - 1)), 1).squeeze(1)
+
+
+def greedy(
+    nets: Nets, obs: Obs, memory: Memory, rng: torch.Generator | None, expected: Expected = itself
+) -> tuple[Tensor, Columns, Memory]:
     """The allowed action of the highest value."""
-    return only_allowed(nets["critic"](obs), action_mask(obs)).argmax(-1), {}, memory
+    return best(expected(nets["critic"](obs)), obs), {}, memory
 
 
-def largest(nets: Nets, obs: Obs) -> Tensor:
-    """`max_a Q_target(s, a)`: [B]."""
-    return only_allowed(nets["target_critic"](obs), action_mask(obs)).amax(-1)
+def largest(nets: Nets, obs: Obs, expected: Expected = itself) -> Tensor:
+    """`max_a Q_target(s, a)`: [B], or the distribution that has this mean, [B, M]."""
+    said = nets["target_critic"](obs)
+    return of_action(said, best(expected(said), obs))
 
 
-def value_of_greedy(nets: Nets, obs: Obs) -> Tensor:
-    """`Q_target(s, argmax_a Q(s, a))` (van Hasselt et al. 2016, eq. 4): [B]."""
-    best = only_allowed(nets["critic"](obs), action_mask(obs)).argmax(-1, keepdim=True)
-    return nets["target_critic"](obs).gather(-1, best).squeeze(-1)
+def value_of_greedy(nets: Nets, obs: Obs, expected: Expected = itself) -> Tensor:
+    """`Q_target(s, argmax_a Q(s, a))` (van Hasselt et al. 2016, eq. 4): [B], or the distribution [B, M] of it."""
+    return of_action(nets["target_critic"](obs), best(expected(nets["critic"](obs)), obs))
 
 
 def optimal_td(
@@ -78,7 +103,7 @@ def optimal_td(
     """Mnih et al. 2015, algorithm 1: rows [B]. `regression(prediction [B], target [B])`."""
     with torch.no_grad():
         target = bellman(b["reward"], b["terminated"], next_value(nets, b["next_obs"]), gamma, b.get("steps"))
-    q = nets["critic"](b["obs"]).gather(-1, b["action"].unsqueeze(-1)).squeeze(-1)
+    q = of_action(nets["critic"](b["obs"]), b["action"])
     return regression(q, target), {"error": (q - target).abs(), "q": q}
 
 
@@ -117,50 +142,75 @@ def dqn(
         activation: between layers: "relu", "tanh", "elu", "gelu", "silu", "mish" or "softplus".
         encoder: from an observation to features; chosen by the space when None.
     """
-    between(0, 1, gamma=gamma, exploration=exploration)
+    between(0, 1, gamma=gamma)
+    return q_learning(
+        critic=action_values(hidden, activation, encoder),
+        policy=greedy,
+        td=Term(partial(optimal_td, gamma=gamma), gives=("error", "q")),
+        lr=lr,
+        clip_norm=clip_norm,
+        target_every=target_every,
+        exploration=exploration,
+        exploration_steps=exploration_steps,
+        capacity=capacity,
+        schedule=Schedule(batch_size=batch_size, start=start, collect=collect, updates=updates),
+    )
+
+
+def q_learning(
+    critic: Factory,
+    policy: Policy,
+    td: Term,
+    lr: float,
+    clip_norm: float | None,
+    target_every: int,
+    exploration: float,
+    exploration_steps: int,
+    capacity: int,
+    schedule: Schedule,
+    optimiser: OptimiserFactory = adam,
+) -> Algorithm:
+    """What dqn, c51 and qr-dqn have in common: one loss, a target that is copied, epsilon-greedy and replay."""
+    between(0, 1, exploration=exploration)
     above(
         0,
         lr=lr,
         clip_norm=clip_norm,
         target_every=target_every,
-        batch_size=batch_size,
-        collect=collect,
-        updates=updates,
+        batch_size=schedule.batch_size,
+        collect=schedule.collect,
+        updates=schedule.updates,
     )
     return Algorithm(
-        networks={"critic": action_values(hidden, activation, encoder), "target_critic": copy_of("critic")},
-        policy=greedy,
+        networks={"critic": critic, "target_critic": copy_of("critic")},
+        policy=policy,
         exploration=partial(mostly, random=linear(1.0, exploration, exploration_steps)),
         collect=step,
         buffers={"replay": Buffer(transition, capacity=capacity)},
-        losses={
-            "critic": Loss(
-                {"td": Term(partial(optimal_td, gamma=gamma), gives=("error", "q"))},
-                ("critic",),
-                lr=lr,
-                clip_norm=clip_norm,
-            )
-        },
+        losses={"critic": Loss({"td": td}, ("critic",), optimiser=optimiser, lr=lr, clip_norm=clip_norm)},
         after_update=(
             AfterUpdate(
                 partial(follow, pairs={"target_critic": "critic"}, tau=1.0), "critic", times=delayed(target_every)
             ),
         ),
-        schedule=Schedule(batch_size=batch_size, start=start, collect=collect, updates=updates),
+        schedule=schedule,
         evaluation=(episode_return,),
     )
 
 
 @expressed
 def double(algorithm: Algorithm) -> Algorithm:
-    """Double Q-learning: the network chooses the next action, its target values it. On `dqn`."""
+    """Double Q-learning: the network chooses the next action, its target values it. On `dqn`, `c51`, `qr-dqn`."""
     return rebind(algorithm, "critic", "td", next_value=value_of_greedy)
 
 
 @expressed
 def dueling(algorithm: Algorithm) -> Algorithm:
-    """A value and an advantage stream in place of the plain head; hidden layers and encoder stay. On `dqn`."""
+    """A value and an advantage stream in place of the plain head; hidden layers and encoder stay.
+
+    On `dqn`, `c51`, `qr-dqn`.
+    """
     plain = algorithm.networks.get("critic")
-    if getattr(plain, "func", None) is not action_values().func:  # type: ignore[attr-defined]
-        raise ValueError(f"dueling does not fit {algorithm}: it changes the plain Q-network of dqn")
-    return replace_network(algorithm, "critic", dueling_values(**algorithm.networks["critic"].keywords))  # type: ignore[attr-defined]
+    if not isinstance(plain, partial) or plain.func is not action_values().func:  # type: ignore[attr-defined]
+        raise ValueError(f"dueling does not fit {algorithm}: it changes the plain network of dqn, c51 or qr-dqn")
+    return replace_network(algorithm, "critic", dueling_values(**plain.keywords))

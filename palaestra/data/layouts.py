@@ -69,3 +69,13 @@ def windows(store: Store, index: Tensor, rng: Generator, length: int) -> Columns
 def once(store: Store, index: Tensor, rng: Generator) -> Columns:
     """What was just collected, all stored columns: for algorithms that learn from a rollout and throw it away."""
     return {name: store.get(name, index) for name in store.names()}
+
+
+@gives(*STEP, "first", "valid")
+def sequences(store: Store, index: Tensor, rng: Generator) -> Columns:
+    """As `once`, each row all steps of one environment, in order: columns [B, T, ...] at `index` [B, T].
+
+    For policies with memory. `first` [B, T] marks observations that begin an episode, `valid` [B, T] those that a step
+    followed; where a column is called `memory`, its entry at step 0 is what the policy remembered then.
+    """
+    return {name: store.get(name, index) for name in store.names()}

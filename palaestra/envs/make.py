@@ -20,6 +20,7 @@ EXTRAS = {  # what an id's failure to import asks for
     "Box2D": "box2d",
     "box2d": "box2d",
     "ale_py": "atari",
+    "opencv": "atari",
     "pygame": "classic",
     "envpool": "envpool",
 }
@@ -31,6 +32,8 @@ class UnknownEnvironment(ValueError):
 
 def make_vector(world: World, n: int = 1) -> VectorEnv:
     """`n` copies that reset on demand (a given `VectorEnv` stays as it is).
+
+    An id of the Arcade Learning Environment, "ALE/Pong-v5", is made with the usual preprocessing: see `atari`.
 
     Raises `UnknownEnvironment`, with the nearest ids or the missing extra, and ValueError for a vector environment of
     another size than `n`.
@@ -73,7 +76,23 @@ def _by_id(name: str, n: int) -> VectorEnv:
     spec = gym.spec(name)
     if spec.namespace == "palaestra":
         return gym.make_vec(name, n, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.DISABLED)
-    return SyncVectorEnv([lambda: gym.make(name)] * n, autoreset_mode=AutoresetMode.DISABLED)
+    make = atari if spec.namespace == "ALE" else gym.make
+    return SyncVectorEnv([lambda: make(name)] * n, autoreset_mode=AutoresetMode.DISABLED)
+
+
+def atari(name: str) -> gym.Env[Any, Any]:
+    """A game "ALE/...-v5" as it is usually learnt: obs uint8 [4, 84, 84], the last four frames in grey.
+
+    Up to 30 no-ops at the beginning; an action is held for four frames (and sticks with probability 0.25, as the id
+    says), of which the last two are pooled by their maximum (Mnih et al. 2015, Machado et al. 2018). A reward is the
+    game's own score and an episode a whole game, so that returns are comparable. For rewards clipped to their sign,
+    wrap it: `env=lambda: ClipReward(atari("ALE/Pong-v5"), -1, 1)`; returns are then of clipped rewards, too.
+    """
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
+    gym.register_envs(import_module("ale_py"))
+    game = gym.make(name, frameskip=1)  # the id skips four by itself, and AtariPreprocessing would skip four of those
+    return FrameStackObservation(AtariPreprocessing(game), 4)
 
 
 def _remedy(missing: Exception) -> str:

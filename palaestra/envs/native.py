@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 class NativeVectorEnv(VectorEnv):
-    """N copies of a world in one array. Observations are float32, physics and rewards float64.
+    """N copies of a world in one array. Observations are float32, or uint8 images; physics and rewards float64.
 
     A world sets `draws`, `physics_names` and `task_names` (what the columns mean), calls this constructor, and defines
     `begin`, `advance`, `observe`, and where it can `controller`, `draw_frame`, `outcome`, `physics_problem` and
@@ -101,8 +101,8 @@ class NativeVectorEnv(VectorEnv):
         """One step of all copies: (new physics [N, p], reward [N], terminated [N]); the arguments stay as they are."""
         raise NotImplementedError  # abstract: a world defines it
 
-    def observe(self, physics: Floats) -> NDArray[np.float32]:
-        """Observations [M, o] of physical states [M, p], without the task."""
+    def observe(self, physics: Floats) -> NDArray:
+        """Observations [M, o] of physical states [M, p], or images [M, H, W, C], without the task."""
         raise NotImplementedError  # abstract: a world defines it
 
     def outcome(self, terminated: NDArray[np.bool_]) -> dict[str, NDArray]:
@@ -139,7 +139,7 @@ class NativeVectorEnv(VectorEnv):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[NDArray, dict[str, Any]]:
         """Begin an episode in every copy, or in those of a mask.
 
         Arguments:
@@ -160,9 +160,7 @@ class NativeVectorEnv(VectorEnv):
         info = self._infos(self.outcome(np.zeros(self.num_envs, dtype=np.bool_)), mask)
         return self._observations(), info
 
-    def step(
-        self, actions: ArrayLike
-    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: ArrayLike) -> tuple[NDArray, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Act in every copy: actions [N, ...] -> obs [N, o], reward [N], terminated [N], truncated [N], infos."""
         if not self.generators:
             raise gymnasium.error.ResetNeeded("step was called before the first reset: call reset(seed=...) first")
@@ -241,9 +239,7 @@ class NativeVectorEnv(VectorEnv):
         """The physical state of a copy [p], of several [M, p], or of all [N, p]; columns as in `physics_names`."""
         return self._physics[slice(None) if index is None else index].copy()
 
-    def set_physics(
-        self, index: int | Sequence[int] | NDArray, physics: ArrayLike, elapsed: ArrayLike = 0
-    ) -> NDArray[np.float32]:
+    def set_physics(self, index: int | Sequence[int] | NDArray, physics: ArrayLike, elapsed: ArrayLike = 0) -> NDArray:
         """Begin an episode of copy `index` (or copies, [M]) in a chosen physical state [p] ([M, p]).
 
         `elapsed` is how many steps of the time limit count as taken. The task stays. Draws nothing.
@@ -335,7 +331,7 @@ class NativeVectorEnv(VectorEnv):
         self._elapsed[index] = 0
         self._finished[index] = False
 
-    def _observations(self, index: NDArray | slice = slice(None)) -> NDArray[np.float32]:
+    def _observations(self, index: NDArray | slice = slice(None)) -> NDArray:
         obs = self.observe(self._physics[index])
         if not self.visible:
             return obs

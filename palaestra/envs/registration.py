@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# id: (module, class name less "Env", time limit, further arguments)
-WORLDS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
+# id: (module, class name less "Env", time limit or None where episodes end by themselves, further arguments)
+WORLDS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "palaestra/PointMass-v0": ("point_mass", "PointMass", 100, {}),
     "palaestra/PointMaze-v0": ("point_maze", "PointMaze", 200, {}),
     "palaestra/PointMazeOpen-v0": ("point_maze", "PointMaze", 100, {"layout": "open"}),
@@ -23,6 +23,8 @@ WORLDS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "palaestra/CartPole-v0": ("cartpole", "CartPole", 500, {}),
     "palaestra/MountainCar-v0": ("mountain_car", "MountainCar", 200, {}),
     "palaestra/MountainCarContinuous-v0": ("mountain_car", "MountainCarContinuous", 999, {}),
+    "palaestra/Catch-v0": ("catch", "Catch", None, {}),
+    "palaestra/Recall-v0": ("recall", "Recall", None, {}),
     "palaestra/ContextualPendulum-v0": ("pendulum", "ContextualPendulum", 200, {}),
     "palaestra/ContextualCartPole-v0": ("cartpole", "ContextualCartPole", 500, {}),
     "palaestra/ContextualMountainCar-v0": ("mountain_car", "ContextualMountainCar", 200, {}),

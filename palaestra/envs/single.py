@@ -38,7 +38,7 @@ class Single(gymnasium.Env):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[NDArray, dict[str, Any]]:
         """Begin an episode: obs [o], info. `options` may hold "task" [d]."""
         super().reset(seed=seed)
         self.world.generators = [self.np_random]  # one stream, known to Gymnasium and to the world
@@ -46,7 +46,7 @@ class Single(gymnasium.Env):
         obs, infos = self.world.reset(options=options)
         return obs[0], _first(infos)
 
-    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
         """Act: obs [o], reward, terminated, truncated, info."""
         obs, reward, terminated, truncated, infos = self.world.step(np.asarray(action)[None])
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
@@ -63,7 +63,7 @@ class Single(gymnasium.Env):
         """The physical state [p]; the columns are `world.physics_names`."""
         return self.world.get_physics(0)
 
-    def set_physics(self, physics: ArrayLike, elapsed: int = 0) -> NDArray[np.float32]:
+    def set_physics(self, physics: ArrayLike, elapsed: int = 0) -> NDArray:
         """Begin an episode in a physical state [p], `elapsed` steps into the time limit; returns the obs [o]."""
         return self.world.set_physics(0, physics, elapsed)
 

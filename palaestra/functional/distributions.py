@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,3 +41,44 @@ def categorical_sample(logits: Tensor, rng: torch.Generator | None) -> Tensor:
         return logits.argmax(-1)
     uniform = torch.rand(logits.shape, generator=rng, device=logits.device)
     return (logits - (-uniform.clamp_min(1e-20).log()).log()).argmax(-1)
+
+
+class Normal(NamedTuple):
+    """A normal distribution of `A` independent numbers, not squashed: `mean` and `log_std` are [..., A]."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """An action [..., A]; the mean when `rng` is None."""
+        if rng is None:
+            return self.mean
+        noise = torch.randn(self.mean.shape, generator=rng, device=self.mean.device)
+        return torch.addcmul(self.mean, self.log_std.exp(), noise)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """`-sum((action - mean)^2 / (2 std^2) + log std + log(2 pi) / 2)`: [...]."""
+        gap = ((action - self.mean) * (-self.log_std).exp()).square()
+        return torch.add(self.log_std, gap, alpha=0.5).sum(-1).neg() - HALF_LOG_TWO_PI * action.shape[-1]
+
+    def entropy(self) -> Tensor:
+        """`sum(log std + (1 + log(2 pi)) / 2)`, in nats: [...]."""
+        return self.log_std.sum(-1) + (0.5 + HALF_LOG_TWO_PI) * self.mean.shape[-1]
+
+
+class Categorical(NamedTuple):
+    """One choice out of `A` by its log-probabilities [..., A]."""
+
+    log_probs: Tensor
+
+    def sample(self, rng: torch.Generator | None) -> Tensor:
+        """A choice [...]; the most likely one when `rng` is None."""
+        return categorical_sample(self.log_probs, rng)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """The chosen log-probability: [...]."""
+        return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """`-sum_a p(a) log p(a)`, in nats: [...]. A choice that is not allowed adds nothing."""
+        return (self.log_probs.exp() * self.log_probs).sum(-1).neg()

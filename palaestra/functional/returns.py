@@ -21,10 +21,23 @@ def generalised_advantage(
     that the step led to: the final one at an episode's end, so that a truncated episode bootstraps.
     """
     delta = reward + gamma * next_value * ~terminated - value
-    goes_on = (~(terminated | truncated)).to(delta.dtype)
-    advantage = torch.zeros_like(delta)
+    carried = gamma * lam * (~(terminated | truncated)).to(delta.dtype)
     following = torch.zeros_like(delta[0])
-    for t in range(len(delta) - 1, -1, -1):
-        following = delta[t] + gamma * lam * goes_on[t] * following
-        advantage[t] = following
-    return advantage
+    advantage = []
+    for error, factor in zip(reversed(delta.unbind()), reversed(carried.unbind()), strict=True):
+        following = torch.addcmul(error, factor, following)  # one small operation a step is what this costs
+        advantage.append(following)
+    return torch.stack(advantage[::-1])
+
+
+def discounted_so_far(reward: Tensor, first: Tensor, before: Tensor, gamma: float = 0.99) -> Tensor:
+    """`G_t = r_t + gamma * G_{t-1}` within an episode: what it has paid so far, [T, N]. The past counts less.
+
+    `reward` and `first` (the step begins an episode) are [T, N]; `before` [N] is the last row of the steps before.
+    """
+    carried = gamma * (~first).to(reward.dtype)
+    total, totals = before, []
+    for paid, factor in zip(reward.unbind(), carried.unbind(), strict=True):
+        total = torch.addcmul(paid, factor, total)
+        totals.append(total)
+    return torch.stack(totals)

@@ -19,12 +19,15 @@ def bellman(reward: Tensor, terminated: Tensor, value: Tensor, gamma: float, ste
     """`r + gamma * (1 - terminated) * value` (Sutton and Barto 2018, eq. 4.4), or its n-step form. Shape [B].
 
     `reward` is [B], or [B, n] with `steps` [B] rewards each (zero after that); `value` [B] is of the state behind the
-    last of them. Truncated episodes bootstrap: only `terminated` cuts.
+    last of them, or [B, M] for M values of a distribution, and the result as well. Truncated episodes bootstrap: only
+    `terminated` cuts.
     """
     live = (~terminated).to(value.dtype)
-    if steps is None:
-        return torch.addcmul(reward, live, value, value=gamma)
-    return discounted_sum(reward, gamma) + gamma ** steps.to(value.dtype) * live * value
+    if steps is not None:
+        reward, live, gamma = discounted_sum(reward, gamma), gamma ** steps.to(value.dtype) * live, 1.0
+    if value.dim() > live.dim():
+        reward, live = reward.unsqueeze(-1), live.unsqueeze(-1)
+    return torch.addcmul(reward, live, value, value=gamma)
 
 
 def squared(prediction: Tensor, target: Tensor) -> Tensor:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from palaestra.algorithm import Factory, Nets, Unfit
 from palaestra.batch import Obs, Spec
+from palaestra.functional.distributions import Categorical, Normal, only_allowed
 from palaestra.networks.encoders import Encoder, action_mask, by_space
-from palaestra.networks.mlp import MLP, Activation
+from palaestra.networks.mlp import MLP, Activation, orthogonal
 
 
 def continuous_size(spec: Spec, who: str) -> int:
@@ -35,11 +37,19 @@ class Body(nn.Module):
         self, spec: Spec, outputs: int, hidden: Sequence[int], activation: Activation, encoder: Encoder | None
     ) -> None:
         super().__init__()
+        self.by_space = encoder is None
         self.encoder = (encoder or by_space)(spec.obs)
         self.mlp = MLP((int(self.encoder.size), *hidden, outputs), activation)  # type: ignore[arg-type]
 
     def forward(self, obs: Obs) -> Tensor:
         return self.mlp(self.encoder(obs))
+
+    def initialise(self, head: float) -> None:
+        """Orthogonal weights, with gain `head` in the last layer. An encoder that was passed stays as it is."""
+        if self.by_space:
+            orthogonal(self.encoder)
+        orthogonal(self.mlp)
+        orthogonal(self.mlp.layers[-1], head)
 
 
 class DeterministicActor(Body):
@@ -61,9 +71,42 @@ class CategoricalActor(Body):
     """Log-probabilities [B, A] of each choice; choices that are not allowed have (nearly) none."""
 
     def forward(self, obs: Obs) -> Tensor:
-        from palaestra.functional.distributions import only_allowed
-
         return torch.log_softmax(only_allowed(super().forward(obs), action_mask(obs)), -1)
+
+
+class NormalPolicy(Body):
+    """`Normal` of a continuous action: its mean by the network, its log standard deviation learnt, whatever is seen."""
+
+    def __init__(self, spec: Spec, **body: Any) -> None:
+        super().__init__(spec, spec.action.shape[0], **body)
+        self.log_std = nn.Parameter(torch.zeros(spec.action.shape))
+        self.initialise(head=0.01)
+
+    def forward(self, obs: Obs) -> Normal:  # type: ignore[override]
+        mean = super().forward(obs)
+        return Normal(mean, self.log_std.expand_as(mean))
+
+
+class CategoricalPolicy(CategoricalActor):
+    """`Categorical` of a discrete action; choices that are not allowed have (nearly) no probability."""
+
+    def __init__(self, spec: Spec, **body: Any) -> None:
+        super().__init__(spec, spec.action.choices[0], **body)
+        self.initialise(head=0.01)
+
+    def forward(self, obs: Obs) -> Categorical:  # type: ignore[override]
+        return Categorical(super().forward(obs))
+
+
+def stochastic_policy(
+    hidden: Sequence[int] = (64, 64), activation: Activation = "tanh", encoder: Encoder | None = None
+) -> Factory:
+    """From an observation to a distribution (`sample`, `log_prob`, `entropy`) that fits the space of actions."""
+    return partial(_stochastic_policy, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _stochastic_policy(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return (CategoricalPolicy if spec.action.discrete else NormalPolicy)(spec, **body)
 
 
 def deterministic_actor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -44,6 +45,20 @@ class ActionCritic(nn.Module):
         return self.mlp(torch.cat((features, action), -1), first).squeeze(-1)
 
 
+class StateValue(Body):
+    """`V(s)`: [B]. Reads `critic_obs` alone where there is one: what the critic sees and the actor does not."""
+
+    def __init__(self, spec: Spec, hidden: Sequence[int], activation: Activation, encoder: Encoder | None) -> None:
+        self.privileged = isinstance(spec.obs, Mapping) and "critic_obs" in spec.obs
+        if self.privileged:
+            spec = replace(spec, obs=spec.obs["critic_obs"])  # type: ignore[index]
+        super().__init__(spec, 1, hidden, activation, encoder)
+        self.initialise(head=1.0)
+
+    def forward(self, obs: Obs) -> Tensor:
+        return super().forward(obs["critic_obs"] if self.privileged else obs).squeeze(-1)  # type: ignore[index]
+
+
 class EachActionCritic(nn.Module):
     """`Q(s, .)` of every member and every action: [E, B, A]."""
 
@@ -64,17 +79,44 @@ class EachActionCritic(nn.Module):
         return self.mlp(self.encoder(obs))
 
 
-class DuelingCritic(Body):
-    """`Q = V + A - mean A` (Wang et al. 2016, eq. 9): [B, A]."""
+class PlainCritic(Body):
+    """`Q(s, .)`: [B, A], or [B, A, M] where `atoms` numbers describe the distribution of each value."""
 
     def __init__(
-        self, spec: Spec, actions: int, hidden: Sequence[int], activation: Activation, encoder: Encoder | None
+        self,
+        spec: Spec,
+        actions: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        encoder: Encoder | None,
+        atoms: int | None = None,
     ) -> None:
-        super().__init__(spec, 1 + actions, hidden, activation, encoder)
+        super().__init__(spec, actions * (atoms or 1), hidden, activation, encoder)
+        self.atoms = atoms
 
     def forward(self, obs: Obs) -> Tensor:
-        value, advantage = super().forward(obs).split([1, self.mlp.layers[-1].out_features - 1], -1)  # type: ignore[operator]
-        return value + advantage - advantage.mean(-1, keepdim=True)
+        said = super().forward(obs)
+        return said if self.atoms is None else said.unflatten(-1, (-1, self.atoms))
+
+
+class DuelingCritic(PlainCritic):
+    """`Q = V + A - mean A` (Wang et al. 2016, eq. 9): [B, A], or the same of each atom, [B, A, M]."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        actions: int,
+        hidden: Sequence[int],
+        activation: Activation,
+        encoder: Encoder | None,
+        atoms: int | None = None,
+    ) -> None:
+        super().__init__(spec, 1 + actions, hidden, activation, encoder, atoms)
+
+    def forward(self, obs: Obs) -> Tensor:
+        said = super().forward(obs)
+        value, advantage = said[:, :1], said[:, 1:]
+        return value + advantage - advantage.mean(1, keepdim=True)
 
 
 class Positive(nn.Module):
@@ -134,18 +176,39 @@ def action_values(
     return partial(_action_values, hidden=hidden, activation=activation, encoder=encoder)
 
 
+def action_distributions(
+    atoms: int, hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    """`atoms` numbers for the distribution of each `Q(s, .)`, as one network: [B, A, M]."""
+    return partial(_action_values, hidden=hidden, activation=activation, encoder=encoder, atoms=atoms)
+
+
 def _action_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
-    return Body(spec, discrete_size(spec, "a Q-network"), **body)  # type: ignore[arg-type]
+    return PlainCritic(spec, discrete_size(spec, "a Q-network"), **body)  # type: ignore[arg-type]
 
 
 def dueling_values(
-    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+    hidden: Sequence[int] = (256, 256),
+    activation: Activation = "relu",
+    encoder: Encoder | None = None,
+    atoms: int | None = None,
 ) -> Factory:
-    return partial(_dueling_values, hidden=hidden, activation=activation, encoder=encoder)
+    """A `DuelingCritic`: [B, A], or [B, A, M] with `atoms`."""
+    return partial(_dueling_values, hidden=hidden, activation=activation, encoder=encoder, atoms=atoms)
 
 
 def _dueling_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return DuelingCritic(spec, discrete_size(spec, "a dueling Q-network"), **body)  # type: ignore[arg-type]
+
+
+def state_value(
+    hidden: Sequence[int] = (64, 64), activation: Activation = "tanh", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_state_value, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _state_value(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    return StateValue(spec, **body)  # type: ignore[arg-type]
 
 
 def learnt_number(begin: float = 1.0) -> Factory:

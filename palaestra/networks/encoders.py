@@ -27,7 +27,7 @@ class Vector(nn.Module):
 
     def forward(self, obs: Tensor) -> Tensor:
         obs = obs.float() / 255.0 if self.bytes else obs
-        return obs.reshape(len(obs), self.size) if self.flat else obs
+        return obs.reshape(obs.shape[0], self.size) if self.flat else obs
 
 
 class OneHot(nn.Module):
@@ -39,7 +39,7 @@ class OneHot(nn.Module):
         self.size = sum(space.choices)
 
     def forward(self, obs: Tensor) -> Tensor:
-        entries = obs.reshape(len(obs), -1).unbind(1)
+        entries = obs.reshape(obs.shape[0], -1).unbind(1)
         hot = [F.one_hot(entry, n) for entry, n in zip(entries, self.choices, strict=True)]
         return torch.cat(hot, 1).float()
 

@@ -54,6 +54,18 @@ class MLP(nn.Module):
         return last(x)
 
 
+def orthogonal(module: nn.Module, gain: float = 2**0.5) -> None:
+    """Initialise every linear and convolutional layer in place: orthogonal weights times `gain`, biases 0.
+
+    Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks" (2014).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class EnsembleMLP(nn.Module):
     """`members` perceptrons that read the same rows: `[B, sizes[0]] -> [E, B, sizes[-1]]`, parameters [E, ...].
 

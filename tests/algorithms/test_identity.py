@@ -28,8 +28,10 @@ SETTINGS = {
     "exploration_steps": 100 * COPIES,
     "exploration_noise": 0.3,
     "target_entropy_share": 0.1,
+    "v_min": -3.0,
+    "v_max": 3.0,
 }
-OWN = {"sac": {"target_entropy": -3.0}}
+OWN = {"sac": {"target_entropy": -3.0}, "ppo": {"collect": 16, "epochs": 4, "minibatches": 2}}
 CONTINUOUS = [base for base in catalogue("algorithms") if fits(small(base), "continuous")]
 DISCRETE = [base for base in catalogue("algorithms") if fits(small(base), "discrete")]
 
@@ -110,7 +112,7 @@ def trained(base, make, updates, **settings):
     run = Online(parse(small(base, **{**SETTINGS, **OWN.get(base, {}), **settings})), copies(make))
     while run.learner.updates < updates:
         run.advance()
-    return float(np.mean(run.evaluate(copies(make, 64), 0)["episode_return"]))
+    return float(np.mean(run.evaluate(copies(make, 64), 0)[0]["episode_return"]))
 
 
 @pytest.mark.parametrize("base", CONTINUOUS)
@@ -150,10 +152,13 @@ def test_values_of_an_end(base, terminates):
             return np.ones(1, np.float32), 1.0, terminates, not terminates, {}
 
     action = Box(-1.0, 1.0, (1,)) if base in CONTINUOUS else Discrete(2)
-    settings = {**SETTINGS, "entropy_coefficient": 0.0}
+    if base == "recurrent-ppo" and not terminates:
+        pytest.skip("what is remembered after two observations is never learnt from in episodes of one step")
+    settings = {**SETTINGS, **OWN.get(base, {}), "entropy_coefficient": 0.0}
     run = Online(parse(small(base, **settings)), copies(partial(Paid, action)))
     while run.learner.updates < 200:
         run.advance()
-    if "replay/q" not in run.metrics:
-        pytest.skip(f"{base} says no values of actions")
-    assert torch.allclose(run.metrics["replay/q"], torch.tensor(1.0 if terminates else 2.0), atol=0.1)
+    values = run.metrics.get("replay/q", run.metrics.get("rollout/value"))
+    if values is None:
+        pytest.skip(f"{base} says no values")
+    assert torch.allclose(values, torch.tensor(1.0 if terminates else 2.0), atol=0.1)

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from palaestra.algorithm import add_loss, with_reward
+from palaestra.algorithms.c51 import c51
 from palaestra.algorithms.dqn import double, dqn
 from palaestra.algorithms.experience import n_step, prioritised
+from palaestra.algorithms.qr_dqn import qr_dqn
 from palaestra.algorithms.sac import sac, sac_discrete
 from palaestra.algorithms.td3 import ddpg, td3
 from palaestra.batch import each
@@ -59,7 +61,10 @@ def run(algorithm, world, steps=60):
 
 
 SETTINGS = {**TINY, "start": 40, "batch_size": 16, "capacity": 500}
-BASES = [(td3, "continuous"), (ddpg, "continuous"), (sac, "continuous"), (sac_discrete, "discrete"), (dqn, "discrete")]
+BASES = [
+    (td3, "continuous"), (ddpg, "continuous"), (sac, "continuous"),
+    (sac_discrete, "discrete"), (dqn, "discrete"), (c51, "discrete"), (qr_dqn, "discrete"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("base", "world"), BASES)
@@ -88,13 +93,14 @@ def test_priorities_without_sharpness_are_uniform():
         online.advance()
     replay = online.replays["replay"]
     steps = replay.kind == 1
-    assert torch.equal(replay.tree.get(torch.arange(replay.capacity)), steps.double())
+    assert torch.equal(replay.trees[0].get(torch.arange(replay.capacity)), steps.double())
     batch = replay.sample(20_000, generator(0, "test"), online.learner.nets.clock)
     assert torch.equal(batch["weight"], torch.ones(20_000))
     counts = torch.bincount(batch["index"], minlength=replay.capacity)[steps].double()
-    expected = 20_000 / replay.rows
+    rows = int(replay.rows[0])
+    expected = 20_000 / rows
     chi_square = ((counts - expected).square() / expected).sum()
-    assert abs(chi_square - (replay.rows - 1)) < 4 * (2 * (replay.rows - 1)) ** 0.5
+    assert abs(chi_square - (rows - 1)) < 4 * (2 * (rows - 1)) ** 0.5
 
 
 def test_full_correction_undoes_what_priorities_change():
@@ -105,8 +111,8 @@ def test_full_correction_undoes_what_priorities_change():
         online.advance()
     replay: Replay = online.replays["replay"]
     index = (replay.kind == 1).nonzero().squeeze(1)
-    probability = replay.tree.get(index) / replay.tree.total
-    weight = replay.priorities[0].weight(probability, replay.rows, online.learner.nets.clock)
+    probability = replay.trees[0].get(index) / replay.trees[0].total
+    weight = replay.priorities[0][0].weight(probability, int(replay.rows[0]), online.learner.nets.clock)
     product = probability * weight
     assert probability.max() > 1.5 * probability.min()
     assert torch.allclose(product, product[0].expand_as(product), rtol=1e-5)
@@ -148,6 +154,36 @@ def test_a_wide_huber_is_half_a_square():
     assert torch.allclose(narrow[~far], wide[~far])
 
 
+def rows_of(algorithm, batch):
+    """What its critic's term says of a batch, freshly built."""
+    learner = Learner(algorithm, spec("discrete"))
+    return learner.algorithm.losses["critic"].terms["td"].value(learner.nets, batch)
+
+
+def test_one_quantile_is_half_of_dqn():
+    batch = batches(small("dqn"), "discrete")[0]["replay"]
+    plain, columns = rows_of(dqn(**TINY), batch)
+    one, its_columns = rows_of(qr_dqn(**TINY, quantiles=1), batch)
+    torch.testing.assert_close(one, plain / 2)
+    for name in ("error", "q"):
+        torch.testing.assert_close(its_columns[name], columns[name])
+    assert not torch.allclose(rows_of(qr_dqn(**TINY, quantiles=2), batch)[0], plain / 2)
+
+
+def test_two_atoms_are_their_mean():
+    """c51 then knows no more of a distribution than dqn: it regresses on the same target, by the cross-entropy."""
+    batch = dict(batches(small("dqn"), "discrete")[0]["replay"])
+    batch["reward"] = batch["reward"] / 100  # nothing is clipped
+    rows, columns = rows_of(c51(**TINY, atoms=2, v_min=-1.0, v_max=1.0, gamma=0.9), batch)
+    assert (columns["clipped"] == 0).all()
+    learner = Learner(c51(**TINY, atoms=2, v_min=-1.0, v_max=1.0, gamma=0.9), spec("discrete"))
+    value = torch.tanh(learner.nets["target_critic"](batch["next_obs"]).diff(dim=-1).squeeze(-1) / 2).amax(-1)
+    target = batch["reward"] + 0.9 * torch.where(batch["terminated"], 0.0, value)
+    likely = (1 + torch.stack((columns["q"], target))) / 2  # the probability of the upper atom
+    expected = torch.nn.functional.binary_cross_entropy(likely[0], likely[1], reduction="none")
+    torch.testing.assert_close(rows, expected)
+
+
 def test_a_target_that_follows_at_once_is_the_network():
     given = batches(small("td3"), "continuous")
     state = after(td3(**TINY, tau=1.0, policy_delay=1), "continuous", given, updates=3)
@@ -156,11 +192,12 @@ def test_a_target_that_follows_at_once_is_the_network():
             assert torch.equal(value, state[name.removeprefix("target_")])
 
 
-def test_double_is_plain_where_the_target_is_the_network():
+@pytest.mark.parametrize("base", [dqn, c51, qr_dqn])
+def test_double_is_plain_where_the_target_is_the_network(base):
     given = batches(small("dqn"), "discrete")
-    one = after(dqn(**TINY, target_every=1), "discrete", given)
-    assert_same(after(double(dqn(**TINY, target_every=1)), "discrete", given), one)
-    slow = dqn(**TINY, target_every=3, lr=0.1)
+    one = after(base(**TINY, target_every=1), "discrete", given)
+    assert_same(after(double(base(**TINY, target_every=1)), "discrete", given), one)
+    slow = base(**TINY, target_every=3, lr=0.1)
     assert_not_same(after(double(slow), "discrete", given), after(slow, "discrete", given))
 
 
@@ -175,7 +212,7 @@ def test_a_mask_that_allows_all_is_no_mask(allowed):
             columns[key] = {**columns[key], "action_mask": torch.full(mask.shape, allowed)}
         return {"replay": columns}
 
-    for base in (sac_discrete, dqn):
+    for base in (sac_discrete, dqn, c51, qr_dqn):
         full = [unmasked(batch) for batch in given]
         without = [each(lambda tensor: tensor, batch) for batch in full]
         for batch in without:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from palaestra.algorithm import given_by
 from palaestra.batch import Space
+from palaestra.data.layouts import sequences
 from palaestra.expression import catalogue, parse
 from palaestra.learner import Learner
 
@@ -31,9 +33,10 @@ def sampled(space: Space, rows, rng):
     return torch.rand((rows, *space.shape), generator=rng) * 2 - 1
 
 
-def data(spec, update, rows=64):
+def data(algorithm, spec, update, rows=64):
+    """Random rows, with a random number for each column that acting and the advantage give."""
     rng = torch.Generator().manual_seed(update)
-    return {
+    columns = {
         "obs": sampled(spec.obs, rows, rng),
         "action": sampled(spec.action, rows, rng),
         "reward": torch.randn(rows, generator=rng),
@@ -41,6 +44,13 @@ def data(spec, update, rows=64):
         "terminated": torch.rand(rows, generator=rng) < 0.2,
         "truncated": torch.rand(rows, generator=rng) < 0.1,
     }
+    more = given_by((algorithm.policy, algorithm.advantage))
+    columns |= {name: torch.randn(rows, generator=rng) for name in more if name != "memory"}
+    if any(buffer.layout is sequences for buffer in algorithm.buffers.values()):
+        columns |= {"first": torch.rand(rows, generator=rng) < 0.2, "valid": torch.rand(rows, generator=rng) < 0.9}
+        columns["memory"] = torch.randn(rows, 64, generator=rng)
+        columns = {name: column.unflatten(0, (16, 4)) for name, column in columns.items()}
+    return columns
 
 
 def trajectory(base):
@@ -50,7 +60,9 @@ def trajectory(base):
     learner = Learner(parse(expression), spec(world))
     found = {}
     for update in range(1, max(AT) + 1):
-        metrics, _ = learner.update({stream: data(spec(world), update) for stream in learner.algorithm.buffers})
+        metrics, _ = learner.update(
+            {stream: data(learner.algorithm, spec(world), update) for stream in learner.algorithm.buffers}
+        )
         if update in AT:
             numbers = {name: value.item() for name, value in metrics.items()}
             for name, net in learner.nets.items():

@@ -233,7 +233,8 @@ def test_singles_are_ordinary_environments(name):
     assert env.spec.max_episode_steps == WORLDS[name][2]
     check_env(env.unwrapped)
     obs, info = env.reset(seed=5)
-    assert obs.dtype == np.float32
+    assert obs.dtype == env.observation_space.dtype
+    assert obs.dtype in (np.float32, np.uint8)
     assert "success" not in info or info["success"] is False
     obs, reward, terminated, truncated, _ = env.step(env.unwrapped.controller(obs))
     assert (type(reward), type(terminated), type(truncated)) == (float, bool, bool)

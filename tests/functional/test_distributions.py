@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from torch import tensor
-from torch.distributions import Normal, TanhTransform, TransformedDistribution
+from torch.distributions import TanhTransform, TransformedDistribution
 
-from palaestra.functional.distributions import categorical_sample, only_allowed, tanh_normal
+from palaestra.functional.distributions import Categorical, Normal, categorical_sample, only_allowed, tanh_normal
 
 
 def rng(seed=0):
@@ -27,7 +27,7 @@ def test_tanh_normal_integrates_to_one(mean, std):
 def test_tanh_normal_is_pytorchs():
     mean, log_std, noise = (torch.randn(50, 3, dtype=torch.float64, generator=rng(i)) for i in range(3))
     action, log_prob = tanh_normal(mean, log_std, noise)
-    reference = TransformedDistribution(Normal(mean, log_std.exp()), [TanhTransform()])
+    reference = TransformedDistribution(torch.distributions.Normal(mean, log_std.exp()), [TanhTransform()])
     assert torch.allclose(action, (mean + log_std.exp() * noise).tanh(), atol=1e-14)
     inside = (action.abs() < 0.999).all(1)  # atanh of the reference loses digits near the bounds
     assert inside.sum() > 20
@@ -72,3 +72,50 @@ def test_categorical_sample_never_draws_what_is_not_allowed():
 
 def test_categorical_sample_without_a_generator_is_the_mode():
     assert categorical_sample(tensor([[0.0, 3.0, 1.0], [2.0, 1.0, 0.0]]), None).tolist() == [1, 0]
+
+
+def test_normal_by_hand():
+    one = Normal(tensor([[0.5, -1.0]]), tensor([[math.log(2.0), 0.0]]))
+    expected = -0.5 * (0.25**2 + 3.0**2) - math.log(2.0) - math.log(2 * math.pi)
+    assert one.log_prob(tensor([[1.0, 2.0]])).tolist() == pytest.approx([expected], abs=1e-6)
+    entropy = math.log(2.0) + 1 + math.log(2 * math.pi)
+    assert one.entropy().tolist() == pytest.approx([entropy], abs=1e-6)
+    assert one.sample(None) is one.mean
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7)])
+def test_distributions_are_pytorchs(shape):
+    """Of rows [B], and of steps of rows [B, T]."""
+    mean, log_std, action = (torch.randn(*shape, 3, dtype=torch.float64, generator=rng(i)) for i in range(3))
+    ours, theirs = Normal(mean, log_std), torch.distributions.Normal(mean, log_std.exp())
+    assert torch.allclose(ours.log_prob(action), theirs.log_prob(action).sum(-1), atol=1e-12)
+    assert torch.allclose(ours.entropy(), theirs.entropy().sum(-1), atol=1e-12)
+    ours, theirs = Categorical(mean.log_softmax(-1)), torch.distributions.Categorical(logits=mean)
+    chosen = torch.randint(3, shape, generator=rng())
+    assert torch.allclose(ours.log_prob(chosen), theirs.log_prob(chosen), atol=1e-12)
+    assert torch.allclose(ours.entropy(), theirs.entropy(), atol=1e-12)
+    assert ours.sample(rng()).shape == shape
+    assert torch.equal(ours.sample(None), mean.argmax(-1))
+
+
+def test_normal_sample_moments():
+    n = 40_000
+    drawn = Normal(torch.full((n, 2), 3.0), tensor([0.0, math.log(0.5)]).expand(n, 2)).sample(rng())
+    assert (drawn.mean(0) - 3.0).abs().max() < 4 / n**0.5
+    assert drawn.std(0).tolist() == pytest.approx([1.0, 0.5], rel=4 / (2 * n) ** 0.5)
+
+
+def test_categorical_by_hand():
+    p = tensor([[0.5, 0.25, 0.25]])
+    one = Categorical(p.log())
+    assert one.log_prob(tensor([1])).tolist() == pytest.approx([math.log(0.25)], abs=1e-6)
+    assert one.entropy().tolist() == pytest.approx([1.5 * math.log(2.0)], abs=1e-6)
+
+
+def test_what_is_not_allowed_adds_no_entropy():
+    logits = torch.zeros(1, 3, requires_grad=True)
+    entropy = Categorical(only_allowed(logits, tensor([[True, False, True]])).log_softmax(-1)).entropy()
+    assert entropy.tolist() == pytest.approx([math.log(2.0)], abs=1e-6)
+    (gradient,) = torch.autograd.grad(entropy.sum(), logits)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == 0

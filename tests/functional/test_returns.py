@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from palaestra.functional.returns import generalised_advantage
+from palaestra.functional.returns import discounted_so_far, generalised_advantage
 
 G, L = 0.5, 0.75  # exact in binary
 REWARD = [1.0, 2.0, 3.0, 4.0]
@@ -77,3 +77,39 @@ def test_environments_do_not_mix():
 def test_float64_keeps_its_precision():
     d2, d3 = 3 + 0.9 * 7.0 - 2.5, 4 + 0.9 * 5.0 - 3.5
     assert advantage(NEVER, NEVER, 0.9, 0.8)[2:] == pytest.approx([d2 + 0.9 * 0.8 * d3, d3], abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_advantage_and_value_are_the_lambda_return(seed):
+    """`(1 - lam) sum_n lam^(n-1) G^(n)`, every n-step return written out, its last one with all the weight left."""
+    g = torch.Generator().manual_seed(seed)
+    steps, gamma, lam = 8, 0.9, 0.7
+    reward, value, after = (torch.randn(steps, 1, dtype=torch.float64, generator=g) for _ in range(3))
+    terminated, truncated = (torch.rand(steps, 1, generator=g) < 0.25 for _ in range(2))
+    done = (terminated | truncated)[:, 0].tolist()
+    for t in range(steps - 1):  # within an episode the observation after a step is the next one's
+        if not done[t]:
+            after[t] = value[t + 1]
+    found = generalised_advantage(reward, value, after, terminated, truncated, gamma, lam) + value
+    for t in range(steps):
+        last = next((k for k in range(t, steps) if done[k]), steps - 1)
+        returns = [
+            sum(gamma ** (k - t) * reward[k].item() for k in range(t, end + 1))
+            + gamma ** (end - t + 1) * after[end].item() * (not terminated[end])
+            for end in range(t, last + 1)
+        ]
+        *inner, whole = returns
+        expected = sum((1 - lam) * lam**n * each for n, each in enumerate(inner)) + lam ** len(inner) * whole
+        assert found[t].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_discounted_so_far():
+    reward = tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], dtype=torch.float64)
+    first = tensor([[False, True], [False, False], [True, False]])
+    before = tensor([8.0, 8.0], dtype=torch.float64)
+    found = discounted_so_far(reward, first, before, 0.5)
+    assert found[:, 0].tolist() == [1 + 4.0, 2 + 2.5, 3.0]
+    assert found[:, 1].tolist() == [1.0, 2.5, 3 + 1.25]
+    halves = [discounted_so_far(reward[:2], first[:2], before, 0.5)]
+    halves.append(discounted_so_far(reward[2:], first[2:], halves[0][-1], 0.5))
+    assert torch.equal(torch.cat(halves), found)

@@ -75,3 +75,12 @@ def test_ensembles_are_added_up():
     assert squared(prediction, target).tolist() == [1.0 + 4.0, 4.0 + 0.0]
     assert huber(prediction, target).tolist() == [0.5 + 1.5, 1.5 + 0.0]
     assert squared(prediction[0], target).tolist() == [1.0, 4.0]
+
+
+def test_values_of_a_distribution():
+    value = doubles([16.0, 0.0, -16.0], [8.0, 8.0, 8.0])
+    target = bellman(doubles(1.0, 2.0), tensor([False, True]), value, 0.5)
+    assert target.tolist() == [[9.0, 1.0, -7.0], [2.0, 2.0, 2.0]]
+    rows = doubles([1.0, 2.0, 0.0], [4.0, 0.0, 0.0])
+    target = bellman(rows, NO, value, 0.5, tensor([2, 1]))  # 1 + 0.5 * 2 + 0.25 * z;  4 + 0.5 * z
+    assert target.tolist() == [[6.0, 2.0, -2.0], [8.0, 8.0, 8.0]]
