@@ -46,6 +46,10 @@ class Nets(nn.ModuleDict):
         self.spec = spec
         self.clock = Clock()
 
+    def forward(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """`fn(self, *args)`: so that `torch.func.functional_call` runs any function with other parameters."""
+        return fn(self, *args)
+
 
 Memory = Any  # nested dictionaries of tensors, rows first; zeros (or None) are a fresh memory
 Factory = Callable[[Spec, Nets], nn.Module]

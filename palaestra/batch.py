@@ -82,15 +82,15 @@ def unflatten(flat: Mapping[str, Tensor]) -> Columns:
     return columns
 
 
-def number_of_rows(columns: Columns) -> int:
-    """How many rows a batch has: the length of its first column that is not 0-d."""
-    return next(len(value) for value in flatten(columns).values() if value.dim())
+def number_of_rows(columns: Columns, dim: int = 0) -> int:
+    """How many rows a batch has: the length of its first column that is not 0-d. They lie along `dim`."""
+    return next(value.shape[dim] for value in flatten(columns).values() if value.dim() > dim)
 
 
-def pieces(columns: Columns, count: int) -> list[Columns]:
+def pieces(columns: Columns, count: int, dim: int = 0) -> list[Columns]:
     """The batch in `count` pieces of (nearly) equal size, none of them empty; 0-d columns are in all of them."""
-    count = min(count, number_of_rows(columns))
-    split = {key: v.tensor_split(count) if v.dim() else (v,) * count for key, v in flatten(columns).items()}
+    count = min(count, number_of_rows(columns, dim))
+    split = {k: v.tensor_split(count, dim) if v.dim() > dim else (v,) * count for k, v in flatten(columns).items()}
     return [unflatten({key: parts[i] for key, parts in split.items()}) for i in range(count)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -19,23 +19,26 @@ def counts(replays: Mapping[str, Replay], name: str, n: int) -> dict[str, int]:
     return {name: n - sum(others.values()), **others}
 
 
-def sample(replays: Mapping[str, Replay], name: str, n: int, rng: Generator, clock: Clock) -> Columns:
-    """A batch of `n` rows of stream `name`: the columns that all of its sources have."""
+def sample(
+    replays: Mapping[str, Replay], name: str, n: int, rng: Generator | Sequence[Generator], clock: Clock
+) -> Columns:
+    """A batch of `n` rows (of every seed) of stream `name`: the columns that all of its sources have."""
     sources = counts(replays, name, n)
     for source in sources:
-        if not replays[source].rows:
+        if not replays[source].rows.all():
             raise ValueError(f"buffer {source!r} is empty: nothing was kept in it before the first update")
     if len(sources) == 1:
         return replays[name].sample(n, rng, clock)
     parts = [flatten(replays[source].sample(count, rng, clock)) for source, count in sources.items()]
     common = [key for key in parts[0] if all(key in part for part in parts)]
-    return unflatten({key: torch.cat([part[key] for part in parts]) for key in common})
+    dim = int(replays[name].seeds > 1)
+    return unflatten({key: torch.cat([part[key] for part in parts], dim) for key in common})
 
 
 def feed_back(replays: Mapping[str, Replay], name: str, index: Tensor, error: Tensor) -> None:
-    """Tell each source how far off its rows were: `index` and `error` [B] of a batch that `sample` drew."""
+    """Tell each source how far off its rows were: `index` and `error` [B] (or [S, B]) of a batch that `sample` drew."""
     begin = 0
-    for source, count in counts(replays, name, len(index)).items():
-        rows = slice(begin, begin + count)
+    for source, count in counts(replays, name, index.shape[-1]).items():
+        rows = (..., slice(begin, begin + count))
         replays[source].update(index[rows], error[rows])
         begin += count

@@ -1,14 +1,20 @@
-"""Replay: a ring a environment, an observation kept once. Shape legend: `N` environments, `T` steps, `B` rows.
+"""Replay: a ring an environment, an observation kept once.
+
+Shape legend: `N` environments, `T` steps, `B` rows, `S` seeds.
 
 Each environment writes its own ring of `capacity // N` slots. A step's slot holds its observation, action, reward and
 flags; the observation that it led to is that of the next slot. That slot is `PENDING` until the next step fills it in,
 or stays as an `END`, where an episode's final observation lies. Rows drawn are always whole steps.
+
+Several seeds share the store and nothing else: each owns the rings of its environments, which follow one another, draws
+from them by its own generator, and has its own priorities. Batches are then [S, B, ...].
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +22,8 @@ import torch
 from torch import Generator, Tensor
 
 from palaestra.algorithm import Buffer, Clock
-from palaestra.batch import Columns, flatten, unflatten
+from palaestra.batch import Columns, each, flatten, unflatten
+from palaestra.data.layouts import sequences
 
 EMPTY, STEP, PENDING, END = 0, 1, 2, 3
 NOT_KEPT = ("next_obs", "first", "valid")  # next_obs is the next slot's obs; the others describe the collection
@@ -26,17 +33,22 @@ class Replay:
     """The runtime of a `Buffer`: `insert(steps)`, `sample(n, rng) -> batch`, `update(index, error)`; a `Store` too.
 
     Args:
-        buffer: what to keep and how to lay it out. Its priorities are copied, so that two runs never share state.
-        environments: how many write into it.
+        buffer: what to keep and how to lay it out. Its priorities are copied, so that two runs never share state; its
+            capacity is that of each seed.
+        environments: how many write into it, of all seeds.
         device: where rows live and are drawn.
+        seeds: how many share it.
     """
 
-    def __init__(self, buffer: Buffer, environments: int = 1, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, buffer: Buffer, environments: int = 1, device: torch.device | str = "cpu", seeds: int = 1
+    ) -> None:
         self.buffer = buffer
-        self.ring = buffer.capacity // environments
+        self.seeds = seeds
+        self.ring = buffer.capacity * seeds // environments
         if self.ring < 3:
             raise ValueError(
-                f"capacity={buffer.capacity} leaves {self.ring} rows for each of {environments} environments: "
+                f"capacity={buffer.capacity} leaves {self.ring} rows for each of {environments // seeds} environments: "
                 "at least 3 are needed"
             )
         self.environments = environments
@@ -49,13 +61,14 @@ class Replay:
         self.heads = np.zeros(environments, np.int64)  # slots written, ever
         self.pending = np.zeros(environments, bool)
         self.offset = np.arange(environments) * self.ring
-        self.rows = 0  # whole steps that can be drawn
-        self.priorities = copy.deepcopy(buffer.priority)
-        self.tree: Any = None
-        if self.priorities:
+        self.rows = np.zeros(seeds, np.int64)  # whole steps that can be drawn
+        self.share = self.capacity // seeds  # slots of one seed
+        self.priorities = [copy.deepcopy(buffer.priority) for _ in range(seeds)]
+        self.trees: list[Any] = []
+        if buffer.priority:
             from palaestra.data.priorities import SumTree
 
-            self.tree = SumTree(self.capacity, self.device)
+            self.trees = [SumTree(self.share, self.device) for _ in range(seeds)]
         self._saved = self.heads.copy()
 
     # ------------------------------------------------------------------------------------------------ a store
@@ -126,73 +139,98 @@ class Replay:
         before = self._kind[slot] == STEP
         self._kind[slot] = kind
         now = self._kind[slot] == STEP
-        self.rows += int(now.sum()) - int(before.sum())
+        if self.seeds == 1:
+            self.rows[0] += int(now.sum()) - int(before.sum())
+        else:
+            np.add.at(self.rows, slot // self.share, now.astype(np.int64) - before)
         index = None
         if self.device.type != "cpu":
             index = torch.from_numpy(slot).to(self.device)
             self.kind[index] = torch.from_numpy(self._kind[slot]).to(self.device)
-        if self.tree is not None:
-            index = torch.from_numpy(slot).to(self.device) if index is None else index
-            value = torch.from_numpy(now).to(self.device, torch.float64)
-            for priority in self.priorities:
-                value = value * priority.insert(self, index)
-            self.tree.set(index, value)
+        if self.trees:
+            for seed in range(self.seeds):
+                own = slot // self.share == seed
+                if own.any():
+                    index = torch.from_numpy(slot[own]).to(self.device)
+                    value = torch.from_numpy(now[own]).to(self.device, torch.float64)
+                    for priority in self.priorities[seed]:
+                        value = value * priority.insert(self, index)
+                    self.trees[seed].set(index - seed * self.share, value)
 
     # -------------------------------------------------------------------------------------------------- drawing
 
-    def sample(self, n: int, rng: Generator, clock: Clock | None = None) -> Columns:
-        """A batch of `n` rows, drawn with replacement: uniform, or in proportion to the product of the priorities."""
-        if not self.rows:
-            raise ValueError("the replay is empty: insert steps before drawing from it")
-        index = self.draw(n, rng)
-        batch = self.buffer.layout(self, index, rng)
-        batch["index"] = index
-        batch["weight"] = torch.ones(n, device=self.device)
-        if self.tree is not None:
-            assert clock is not None, "prioritised rows are weighted by the clock"
-            probability = self.tree.get(index) / self.tree.total
-            for priority in self.priorities:
-                weight = priority.weight(probability, self.rows, clock)
-                if weight is not None:
-                    batch["weight"] = batch["weight"] * weight
-        return batch
+    def sample(self, n: int, rng: Generator | Sequence[Generator], clock: Clock | None = None) -> Columns:
+        """A batch of `n` rows, drawn with replacement: uniform, or in proportion to the product of the priorities.
 
-    def draw(self, n: int, rng: Generator) -> Tensor:
-        """Slots [n] of whole steps. Drawn on the host, where their kinds are known: nothing waits for the device."""
-        if self.tree is not None:
-            return self.tree.sample(n, rng)
-        longest = min(int(self.heads.max()) + 1, self.ring)
-        index = self._candidates(n, longest, rng)
-        bad = (self._kind[index] != STEP).nonzero()[0]
-        while len(bad):  # ends and newest observations are few: the odd second draw is cheaper than an index of steps
-            index[bad] = self._candidates(len(bad), longest, rng)
-            bad = bad[self._kind[index[bad]] != STEP]
+        With several seeds `rng` holds a generator for each.
+        """
+        if not self.rows.all():
+            raise ValueError("the replay is empty: insert steps before drawing from it")
+        rngs = (rng,) if isinstance(rng, Generator) else rng
+        index = self.draw(n, rngs)
+        batch = self.buffer.layout(self, index, rngs[0])
+        batch["index"] = index
+        batch["weight"] = self._weights(index, clock) if self.trees else torch.ones(index.shape, device=self.device)
+        return batch if self.seeds == 1 else each(lambda x: x.view(self.seeds, n, *x.shape[1:]), batch)
+
+    def _weights(self, index: Tensor, clock: Clock | None) -> Tensor:
+        assert clock is not None, "prioritised rows are weighted by the clock"
+        weights = []
+        for seed, own in enumerate(index.view(self.seeds, -1)):
+            tree = self.trees[seed]
+            probability = tree.get(own - seed * self.share) / tree.total
+            weights.append(torch.ones(own.shape, device=self.device))
+            for priority in self.priorities[seed]:
+                weight = priority.weight(probability, int(self.rows[seed]), clock)
+                if weight is not None:
+                    weights[-1] = weights[-1] * weight
+        return torch.cat(weights)
+
+    def draw(self, n: int, rngs: Sequence[Generator]) -> Tensor:
+        """Slots [S * n] of whole steps, `n` of each seed.
+
+        Drawn on the host, where their kinds are known: nothing waits for the device.
+        """
+        if self.trees:
+            first = range(0, self.capacity, self.share)
+            return torch.cat([t.sample(n, rng) + at for t, rng, at in zip(self.trees, rngs, first, strict=True)])
+        index = np.concatenate([self._drawn(n, seed, rng) for seed, rng in enumerate(rngs)])
         return torch.from_numpy(index).to(self.device)
 
+    def _drawn(self, n: int, seed: int, rng: Generator) -> np.ndarray:
+        own = self.environments // self.seeds
+        longest = min(int(self.heads[seed * own : (seed + 1) * own].max()) + 1, self.ring)
+        kind = self._kind[seed * self.share : (seed + 1) * self.share]
+        index = self._candidates(n, longest, rng)
+        bad = (kind[index] != STEP).nonzero()[0]
+        while len(bad):  # ends and newest observations are few: the odd second draw is cheaper than an index of steps
+            index[bad] = self._candidates(len(bad), longest, rng)
+            bad = bad[kind[index[bad]] != STEP]
+        return index + seed * self.share if seed else index
+
     def _candidates(self, n: int, longest: int, rng: Generator) -> np.ndarray:
-        drawn = torch.randint(longest * self.environments, (n,), generator=rng).numpy()
-        if longest == self.ring or self.environments == 1:
+        drawn = torch.randint(longest * (self.environments // self.seeds), (n,), generator=rng).numpy()
+        if longest == self.ring or self.environments == self.seeds:
             return drawn
         return drawn // longest * self.ring + drawn % longest
 
     def update(self, index: Tensor, error: Tensor) -> None:
-        """Tell the priorities how far off the drawn rows were: `error [B]`, non-negative."""
-        if self.tree is None:
-            return
-        value = torch.ones(len(index), dtype=torch.float64, device=self.device)
-        for priority in self.priorities:
-            new = priority.update(self, index, error)
-            value = value * (priority.insert(self, index) if new is None else new)
-        self.tree.set(index, torch.where(self.kind[index] == STEP, value, 0.0))
+        """Tell the priorities how far off the drawn rows were: `error [B]` (or [S, B]), non-negative."""
+        for seed, tree in enumerate(self.trees):
+            own, off = index.view(self.seeds, -1)[seed], error.view(self.seeds, -1)[seed]
+            value = torch.ones(len(own), dtype=torch.float64, device=self.device)
+            for priority in self.priorities[seed]:
+                new = priority.update(self, own, off)
+                value = value * (priority.insert(self, own) if new is None else new)
+            tree.set(own - seed * self.share, torch.where(self.kind[own] == STEP, value, 0.0))
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rows, which go into segments."""
-        state: dict[str, Any] = {"heads": self.heads.copy(), "pending": self.pending.copy(), "rows": self.rows}
-        if self.tree is not None:
-            state["tree"] = self.tree.state_dict()
-            state["priorities"] = [p.state_dict() if hasattr(p, "state_dict") else {} for p in self.priorities]
+        state: dict[str, Any] = {"heads": self.heads.copy(), "pending": self.pending.copy(), "rows": self.rows.copy()}
+        state["trees"] = [tree.state_dict() for tree in self.trees]
+        state["priorities"] = [p.state_dict() if hasattr(p, "state_dict") else {} for p in chain(*self.priorities)]
         return state
 
     def segment(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -230,13 +268,13 @@ class Replay:
         self._kind[:] = self.kind.cpu().numpy()
         self.heads[:] = state["heads"]
         self.pending[:] = state["pending"]
-        self.rows = int(state["rows"])
+        self.rows[:] = state["rows"]
         self._saved = self.heads.copy()
-        if self.tree is not None:
-            self.tree.load_state_dict(state["tree"])
-            for priority, saved in zip(self.priorities, state["priorities"], strict=True):
-                if saved:
-                    priority.load_state_dict(saved)  # type: ignore[attr-defined]
+        for tree, saved in zip(self.trees, state["trees"], strict=True):
+            tree.load_state_dict(saved)
+        for priority, saved in zip(chain(*self.priorities), state["priorities"], strict=True):
+            if saved:
+                priority.load_state_dict(saved)  # type: ignore[attr-defined]
 
     def _between(self, first: np.ndarray, last: np.ndarray) -> Tensor:
         """The slots from `first` to `last`, both included (the last holds the newest observation), of every ring."""
@@ -247,18 +285,35 @@ class Replay:
 
 
 class Rollout:
-    """What was just collected, for algorithms that learn from it once: passes in minibatches, then nothing is kept."""
+    """What was just collected, for algorithms that learn from it once: passes in minibatches, then nothing is kept.
 
-    def __init__(self, buffer: Buffer, device: torch.device | str = "cpu") -> None:
+    A minibatch is drawn from all steps; where the layout is `sequences`, from all environments, each with its steps in
+    order. `seeds` share it as they share a `Replay`.
+    """
+
+    def __init__(self, buffer: Buffer, device: torch.device | str = "cpu", seeds: int = 1) -> None:
         self.buffer = buffer
         self.device = torch.device(device)
+        self.seeds = seeds
+        self.environments = 0
         self.columns: dict[str, Tensor] = {}
+        self.units = torch.empty(0)  # what is shuffled: of one seed, [steps], or [environments, T]
 
     def insert(self, steps: Columns) -> None:
-        """Steps [T, N, ...], columns of the advantage included; they replace what was there."""
-        flat = {key: value.flatten(0, 1) for key, value in flatten(steps).items()}
-        valid = flat.pop("valid")
-        self.columns = {key: value[valid] for key, value in flat.items()}
+        """Steps [T, S * N, ...], columns of the advantage included; they replace what was there."""
+        flat = flatten(steps)
+        length, self.environments = flat["valid"].shape
+        valid = flat.pop("valid").flatten()
+        self.columns = {key: value.flatten(0, 1) for key, value in flat.items()}
+        at = torch.arange(length * self.environments, device=self.device).view(length, self.seeds, -1)
+        if self.buffer.layout is sequences:
+            self.columns["valid"] = valid
+            self.units = at[:, 0].T
+        elif self.seeds > 1:  # they stay in step: every step was taken
+            self.units = at[:, 0].flatten()
+        else:
+            self.columns = {key: value[valid] for key, value in self.columns.items()}
+            self.units = torch.arange(len(self.columns["reward"]), device=self.device)
 
     def names(self) -> Iterable[str]:
         return dict.fromkeys(name.split("/")[0] for name in self.columns)
@@ -266,12 +321,17 @@ class Rollout:
     def get(self, name: str, index: Tensor) -> Any:
         return _entries(self.columns, name, index)
 
-    def minibatches(self, count: int, rng: Generator) -> Iterable[Columns]:
-        """One pass over all rows, in random order, in `count` pieces."""
-        rows = len(self.columns["reward"])
-        for index in torch.randperm(rows, generator=rng).to(self.device).chunk(count):
-            batch = self.buffer.layout(self, index, rng)  # type: ignore[arg-type]
-            yield {**batch, "index": index, "weight": torch.ones(len(index), device=self.device)}
+    def minibatches(self, count: int, rng: Generator | Sequence[Generator]) -> Iterable[Columns]:
+        """One pass over all rows, in random order (of each seed its own), in `count` pieces."""
+        rngs = (rng,) if isinstance(rng, Generator) else rng
+        orders = torch.stack([torch.randperm(len(self.units), generator=rng) for rng in rngs]).to(self.device)
+        own = self.environments // self.seeds
+        first = torch.arange(self.seeds, device=self.device).view(-1, *[1] * self.units.dim()) * own
+        for order in orders.chunk(count, dim=1):
+            index = (self.units[order] + first).flatten(0, 1)
+            batch = self.buffer.layout(self, index, rngs[0])  # type: ignore[arg-type]
+            batch |= {"index": order.flatten(), "weight": torch.ones(order.numel(), device=self.device)}
+            yield batch if self.seeds == 1 else each(lambda x: x.view(self.seeds, -1, *x.shape[1:]), batch)
 
 
 def _entries(columns: dict[str, Tensor], name: str, index: Tensor) -> Any:

@@ -30,3 +30,6 @@ def episode_return(nets: Nets, policy: Policy, source: Source) -> dict[str, list
             for i, episode in zip(done.tolist(), source.finished(), strict=True):
                 returns.setdefault(i, episode["episode_return"])
     return {"episode_return": [returns[i] for i in range(source.n)]}
+
+
+episode_return.one_each = True  # type: ignore[attr-defined]

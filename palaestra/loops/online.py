@@ -1,48 +1,87 @@
 """The online loop: collect, insert, update, for replay and rollout algorithms alike. Written to be copied.
 
-`Online` is all that a run remembers, and can give and take it; `online` is the loop.
+`Online` is all that a run remembers, and can give and take it; `online` is the loop. Several seeds go through it
+together: one learner with stacked networks, one vector environment, and of the rest one for each seed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from palaestra.algorithm import Algorithm
-from palaestra.batch import Columns
+from palaestra.algorithm import Algorithm, Unfit, stateful
+from palaestra.batch import Columns, each
 from palaestra.data import mixture
-from palaestra.data.layouts import once
+from palaestra.data.layouts import once, sequences
 from palaestra.data.replay import Replay, Rollout
-from palaestra.learner import Learner, generator
+from palaestra.faults import NotFinite
+from palaestra.learner import Learner, as_tuple, generator, set_states
+from palaestra.rollout.collect import step
 from palaestra.rollout.source import Source
+from palaestra.stacking import Streams
 
 Record = Callable[[dict[str, Any]], None]
+OF_THIS_PASS = (once, sequences)  # layouts of what was just collected and is then thrown away
+ITS_OWN = ("policy", "exploration", "deployment", "collect", "advantage", "losses", "after_update", "evaluation")
+
+
+def stacking_problem(algorithm: Algorithm) -> str | None:
+    """Why the seeds of an algorithm cannot be stacked; None where nothing speaks against it."""
+    if algorithm.schedule.stop is not None:
+        return "its schedule stops each seed's passes at a time of its own"
+    if algorithm.collect is not step:
+        return "it collects in a way of its own"
+    for name in ITS_OWN:
+        part = getattr(algorithm, name)
+        if stateful([loss.terms for loss in part.values()] if name == "losses" else part):
+            return f"its {name} remembers something outside of the networks"
+    for evaluate in algorithm.evaluation:
+        if not getattr(evaluate, "one_each", False):
+            return f"{getattr(evaluate, '__name__', 'its evaluation')} does not give one value for each environment"
+    return None
 
 
 class Online:
-    """One run of an algorithm in an environment: the learner, the replays, the source, every random stream."""
+    """One run of an algorithm in an environment: the learner, the replays, the source, every random stream.
+
+    With several `seeds` the copies of `env` are theirs in turn, as many for each. Unfit where they cannot be stacked.
+    """
 
     def __init__(
-        self, algorithm: Algorithm, env: VectorEnv, seed: int = 0, *, device: str = "cpu", compile: bool = False
+        self,
+        algorithm: Algorithm,
+        env: VectorEnv,
+        seeds: Sequence[int] = (0,),
+        *,
+        device: str = "cpu",
+        compile: bool = False,
+        precision: str = "float32",
     ) -> None:
-        self.seed = seed
-        self.acting = generator(seed, "acting", device)
-        self.changing = generator(seed, "collect transforms", device)
-        self.drawing = generator(seed, "drawing")  # replays draw on the host
-        self.source = Source(env, _number(seed, "environment"), device=device)
-        self.learner = Learner(algorithm, self.source.border.spec, seed, device=device, compile=compile)
+        self.seeds = tuple(seeds)
+        if len(self.seeds) > 1 and (problem := stacking_problem(algorithm)):
+            raise Unfit(f"the seeds of {algorithm} cannot be stacked ({problem}): run them one by one")
+        self.source = Source(env, self._numbers("environment"), device=device)
+        spec = self.source.border.spec
+        self.learner = Learner(algorithm, spec, self.seeds, device=device, compile=compile, precision=precision)
+        self.acting = self.learner.streams("acting", device)
+        self.changing = self.learner.streams("collect transforms", device)
+        self.drawing = self.learner.streams("drawing")  # replays draw on the host
         self.algorithm = algorithm = self.learner.algorithm  # a copy: two runs never share the state of a part
         if algorithm.tasks or algorithm.initial_states:
-            self.source.choose(algorithm.tasks, algorithm.initial_states, self.learner.nets, generator(seed, "tasks"))
+            nets = [self.learner.nets_of(seed) for seed in self.seeds]
+            tasks = as_tuple(self.learner.streams("tasks"))
+            self.source.choose(algorithm.tasks, algorithm.initial_states, nets, tasks)
         self.transforms = [t for t in algorithm.transforms if t.moment == "collect"]
+        buffers, n = algorithm.buffers, len(self.seeds)
         self.replays = {
-            n: Replay(b, env.num_envs, device) for n, b in algorithm.buffers.items() if b.layout is not once
+            name: Replay(b, env.num_envs, device, n) for name, b in buffers.items() if b.layout not in OF_THIS_PASS
         }
-        self.rollouts = {n: Rollout(b, device) for n, b in algorithm.buffers.items() if b.layout is once}
+        self.rollouts = {name: Rollout(b, device, n) for name, b in buffers.items() if b.layout in OF_THIS_PASS}
         self.streams = {t.stream for loss in algorithm.losses.values() for t in loss.terms.values()}
         self.policy = self.learner.policy()
         self.metrics: dict[str, Tensor] = {}
@@ -55,15 +94,18 @@ class Online:
         """Collect once, and make the updates that this is worth."""
         a, nets, schedule = self.algorithm, self.learner.nets, self.algorithm.schedule
         before = self.env_steps
-        steps = a.collect(nets, self.policy, self.source, schedule.collect, self.acting)
-        for transform in self.transforms:
-            steps = transform.fn(nets, steps, self.changing)
+        # With several seeds the policy takes a generator for each, and `step`, which alone can then collect, passes on.
+        try:
+            steps = a.collect(nets, self.policy, self.source, schedule.collect, self.acting)  # type: ignore[arg-type]
+        except NotFinite:
+            self.learner.check_finite()  # an action is NaN because a loss was: name that
+            raise
+        steps = self._completed(steps)
         for replay in self.replays.values():
             replay.insert(steps)
         if schedule.epochs:
-            columns = a.advantage(nets, steps) if a.advantage else {}
             for rollout in self.rollouts.values():
-                rollout.insert({**steps, **columns})
+                rollout.insert(steps)
             for batches in self._passes():
                 self._update(batches)
                 if schedule.stop is not None and schedule.stop(self.metrics):
@@ -73,8 +115,20 @@ class Online:
             for _ in range(_due(taken[1], schedule.updates) - _due(taken[0], schedule.updates)):
                 self._update({stream: self._draw(stream, schedule.batch_size) for stream in self.streams})
 
+    def _completed(self, steps: Columns) -> Columns:
+        """Steps [T, S * N, ...] after the transforms of what is collected, with the columns of the advantage."""
+        seeds = len(self.seeds)
+        if seeds > 1:
+            steps = each(lambda x: x.unflatten(1, (seeds, -1)), steps)
+        with torch.no_grad():
+            for transform in self.transforms:
+                steps = self.learner.transformed(transform, steps, self.changing, dim=1 if seeds > 1 else 0)
+            if self.algorithm.advantage is not None:
+                steps = {**steps, **self.learner.each(self.algorithm.advantage, steps, dim=1 if seeds > 1 else 0)}
+        return steps if seeds == 1 else each(lambda x: x.flatten(1, 2), steps)
+
     def _draw(self, stream: str, n: int) -> Columns:
-        return mixture.sample(self.replays, stream, n, self.drawing, self.learner.nets.clock)
+        return mixture.sample(self.replays, stream, n, self.drawing, self.learner.clock)
 
     def _passes(self) -> Iterable[dict[str, Columns]]:
         schedule = self.algorithm.schedule
@@ -82,7 +136,7 @@ class Online:
             passes = {name: r.minibatches(schedule.minibatches, self.drawing) for name, r in self.rollouts.items()}
             for pieces in zip(*passes.values(), strict=True):
                 rolled = dict(zip(passes, pieces, strict=True))
-                size = len(next(iter(rolled.values()))["weight"])
+                size = next(iter(rolled.values()))["weight"].shape[-1]
                 yield rolled | {s: self._draw(s, size) for s in self.streams if s in self.replays}
 
     def _update(self, batches: Mapping[str, Columns]) -> None:
@@ -92,20 +146,31 @@ class Online:
                 mixture.feed_back(self.replays, stream, batches[stream]["index"], columns["error"])
             self.metrics |= {f"{stream}/{k}": v for k, v in columns.items()}
 
-    def evaluate(self, env: VectorEnv, number: int) -> dict[str, list[float]]:
-        """The scores of the deployed policy, raw: one episode in each environment of `env`, freshly seeded."""
-        nets = self.learner.nets
-        source = Source(env, _number(self.seed, f"evaluation {number}"), device=str(self.learner.device))
+    def evaluate(self, env: VectorEnv, number: int) -> dict[int, dict[str, list[float]]]:
+        """The raw scores of each seed's deployed policy: an episode in each of its copies of `env`, freshly seeded."""
+        source = Source(env, self._numbers(f"evaluation {number}"), device=str(self.learner.device))
+        policy = self.learner.deployed()
+        scores: dict[str, list[float]] = {}
+        for part in self.algorithm.evaluation:
+            scores |= part(self.learner.nets, policy, source)
+        if len(self.seeds) == 1:
+            return {self.seeds[0]: scores}
         return {
-            k: v for part in self.algorithm.evaluation for k, v in part(nets, self.learner.deployed(), source).items()
+            seed: {name: values[i * source.group : (i + 1) * source.group] for name, values in scores.items()}
+            for i, seed in enumerate(self.seeds)
         }
+
+    def _numbers(self, stream: str) -> int | list[int]:
+        """A seed for an environment, from the run's own, or from each of them."""
+        numbers = [generator(seed, stream).initial_seed() % 2**31 for seed in self.seeds]
+        return numbers if len(numbers) > 1 else numbers[0]
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "learner": self.learner.state_dict(),
             "source": self.source.state_dict(),
             "replays": {name: replay.state_dict() for name, replay in self.replays.items()},
-            "random": [rng.get_state() for rng in (self.acting, self.drawing, self.changing)],
+            "random": [[rng.get_state() for rng in as_tuple(streams)] for streams in self._streams()],
             "metrics": {name: value.clone() for name, value in self.metrics.items()},
         }
 
@@ -115,9 +180,12 @@ class Online:
         self.source.load_state_dict(state["source"])
         for name, replay in self.replays.items():
             replay.load(state["replays"][name], rows[name])
-        for rng, saved in zip((self.acting, self.drawing, self.changing), state["random"], strict=True):
-            rng.set_state(saved)
+        for streams, saved in zip(self._streams(), state["random"], strict=True):
+            set_states(streams, saved)
         self.metrics = dict(state["metrics"])
+
+    def _streams(self) -> tuple[Streams, ...]:
+        return self.acting, self.drawing, self.changing
 
 
 def online(
@@ -135,25 +203,32 @@ def online(
 ) -> None:
     """Advance `run` until `steps` environment steps are taken.
 
-    `record(row)` gets a "train" row every `log_every` steps (metrics fetched from the device, returns of the training
-    episodes that ended) and an "evaluation" row every `evaluate_every`, `save(run)` is called every `checkpoint_every`
-    steps and at the end, `tick(row)` after every collection. `seconds` were spent before.
+    `record(row)` gets a "train" row of each seed every `log_every` steps (metrics fetched from the device, returns of
+    the training episodes that ended) and an "evaluation" row every `evaluate_every`, `save(run)` is called every
+    `checkpoint_every` steps and at the end, `tick(row)` after every collection. `seconds` were spent before. Raises
+    `NotFinite` rather than record or save what was learnt from numbers that are not finite.
     """
     began = time.perf_counter() - seconds
     while run.env_steps < steps:
         before = run.env_steps
         run.advance()
         done = run.env_steps >= steps
-        now: dict[str, Any] = {"seed": run.seed, "env_steps": run.env_steps, "updates": run.learner.updates}
+        now: dict[str, Any] = {"env_steps": run.env_steps, "updates": run.learner.updates}
         now["seconds"] = round(time.perf_counter() - began, 3)
         tick(now)
-        if _crossed(before, run.env_steps, log_every) or done:
+        log, check = (_crossed(before, run.env_steps, period) or done for period in (log_every, checkpoint_every))
+        if log or check:
+            run.learner.check_finite()
+        if log:
             episodes = run.source.finished()
-            raw = {key: [episode[key] for episode in episodes] for key in ("episode_return", "episode_length")}
-            record({"kind": "train", **now, **_fetched(run.metrics), **raw})
+            for i, (seed, metrics) in enumerate(zip(run.seeds, _fetched(run.metrics, len(run.seeds)), strict=True)):
+                own = [episode for episode in episodes if episode["environment"] // run.source.group == i]
+                raw = {key: [episode[key] for episode in own] for key in ("episode_return", "episode_length")}
+                record({"kind": "train", "seed": seed, **now, **metrics, **raw})
         if evaluation is not None and (_crossed(before, run.env_steps, evaluate_every) or done):
-            record({"kind": "evaluation", **now, "scores": run.evaluate(evaluation, run.env_steps)})
-        if _crossed(before, run.env_steps, checkpoint_every) or done:
+            for seed, scores in run.evaluate(evaluation, run.env_steps).items():
+                record({"kind": "evaluation", "seed": seed, **now, "scores": scores})
+        if check:
             save(run)
 
 
@@ -166,11 +241,7 @@ def _crossed(before: int, now: int, period: int) -> bool:
     return now // period > before // period
 
 
-def _fetched(metrics: Mapping[str, Tensor]) -> dict[str, float]:
-    """The one synchronisation: means of what the last update gave."""
-    return {name: value.float().mean().item() for name, value in metrics.items()}
-
-
-def _number(seed: int, stream: str) -> int:
-    """A seed for an environment, from the run's own."""
-    return generator(seed, stream).initial_seed() % 2**31
+def _fetched(metrics: Mapping[str, Tensor], seeds: int) -> list[dict[str, float]]:
+    """The one synchronisation: of each seed, means of what the last update gave."""
+    means = {name: value.float().view(seeds, -1).mean(1).tolist() for name, value in metrics.items()}
+    return [{name: values[i] for name, values in means.items()} for i in range(seeds)]

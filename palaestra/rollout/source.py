@@ -1,12 +1,13 @@
 """A vector environment as a source of steps, with the final observation right in each of Gymnasium's autoreset modes.
 
-Shape legend: `N` environments.
+Shape legend: `N` environments, in as many equal groups as there are seeds.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,21 @@ from palaestra.batch import Columns, Obs, each
 from palaestra.envs.border import Border
 from palaestra.envs.starts import start_from
 from palaestra.envs.state import get_state, set_state, state_problem
+from palaestra.faults import EnvironmentFailed, NotFinite
+
+
+@dataclass
+class Chooser:
+    """An algorithm's parts that choose an episode's task and first state, and what they are asked with."""
+
+    tasks: TaskSampler | None
+    initial_states: Sequence[InitialStates]
+    nets: Nets
+    rng: Generator
+
+    @property
+    def parts(self) -> list[Any]:
+        return [self.tasks, *self.initial_states]
 
 
 class Source:
@@ -26,18 +42,25 @@ class Source:
 
     Args:
         env: any `gymnasium.vector.VectorEnv`; its `metadata["autoreset_mode"]` says how it resets.
-        seed: of the first reset, by Gymnasium's rule (environment i gets `seed + i`).
+        seed: of the first reset, by Gymnasium's rule (environment i gets `seed + i`). With several, as many equal
+            groups of environments are each seeded so, and step together: `env_steps` counts those of one group.
         device: where columns are put.
+
+    Raises `EnvironmentFailed` where the environment raises, `NotFinite` where it gives NaN or infinity, or gets them.
     """
 
     def __init__(
         self,
         env: VectorEnv,
-        seed: int | None,
+        seed: int | Sequence[int] | None,
         *,
         device: torch.device | str = "cpu",
     ) -> None:
         self.env, self.n = env, env.num_envs
+        self.seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+        if self.n % len(self.seeds):
+            raise ValueError(f"{self.n} environments cannot be shared by {len(self.seeds)} seeds: give a multiple")
+        self.group = self.n // len(self.seeds)
         self.border = Border(env.single_observation_space, env.single_action_space, device)
         mode = env.metadata.get("autoreset_mode")
         if mode is None:
@@ -46,10 +69,12 @@ class Source:
                 "gymnasium.vector.AutoresetMode"
             )
         self.mode = AutoresetMode(mode)
-        self.tasks: TaskSampler | None = None
-        self.initial_states: tuple[InitialStates, ...] = ()
-        self.nets: Nets | None = None
-        self.rng: Generator | None = None
+        if self.mode is AutoresetMode.NEXT_STEP and len(self.seeds) > 1:
+            raise ValueError(
+                "several seeds need an environment that resets within a step or on demand, so that they stay in step: "
+                "set its autoreset_mode to AutoresetMode.DISABLED or SAME_STEP"
+            )
+        self.choosers: list[Chooser] = []
         self.task: list[Any] = [None] * self.n
         self.limit = np.full(self.n, np.iinfo(np.int64).max)
         self.env_steps = 0
@@ -60,19 +85,26 @@ class Source:
         self._device = torch.device(device)
         self._void = np.zeros(self.n, bool)  # NEXT_STEP: the coming step only resets
         self._first = np.ones(self.n, bool)
-        self.obs: Obs = self.border.obs(env.reset(seed=seed)[0])
+        self.obs: Obs = self._seen(self._asked(env.reset, seed=self._first_seeds())[0])
 
     def choose(
-        self, tasks: TaskSampler | None, initial_states: Sequence[InitialStates], nets: Nets, rng: Generator
+        self,
+        tasks: TaskSampler | None,
+        initial_states: Sequence[InitialStates],
+        nets: Sequence[Nets],
+        rngs: Sequence[Generator],
     ) -> None:
         """Let an algorithm's parts choose each episode's task and first state, from the very first on.
 
-        They are copied, so that two runs never share state. ValueError for an environment that resets by itself.
+        They are copied for each seed, so that two runs never share state; `nets` and `rngs` hold one a seed. ValueError
+        for an environment that resets by itself.
         """
         if self.mode is not AutoresetMode.DISABLED:
             raise ValueError("tasks and initial states need an environment with autoreset_mode=AutoresetMode.DISABLED")
-        self.tasks, self.initial_states = copy.deepcopy(tasks), copy.deepcopy(tuple(initial_states))
-        self.nets, self.rng = nets, rng
+        self.choosers = [
+            Chooser(copy.deepcopy(tasks), copy.deepcopy(tuple(initial_states)), own, rng)
+            for own, rng in zip(nets, rngs, strict=True)
+        ]
         self._begin(np.ones(self.n, bool))
 
     def step(self, action: Tensor) -> Columns:
@@ -81,15 +113,18 @@ class Source:
         `next_obs` is what the step led to, the final observation at an episode's end; `first` marks an observation
         that begins an episode; `valid` is false where a step only reset.
         """
-        raw, reward, terminated, truncated, info = self.env.step(self.border.action(action))
+        wanted = self.border.action(action)
+        self._finite("action", wanted)
+        raw, reward, terminated, truncated, info = self._asked(self.env.step, wanted)
+        self._finite("reward", reward)
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         valid = ~self._void
-        self.env_steps += int(valid.sum())
+        self.env_steps += int(valid.sum()) // len(self.seeds)
         self.returns += reward
         self.lengths += valid
         truncated = truncated | (~terminated & (self.lengths >= self.limit))
         done = terminated | truncated
-        obs, next_obs = self.obs, self.border.obs(raw)
+        obs, next_obs = self.obs, self._seen(raw)
         first, self._first = self._first, done if self.mode is not AutoresetMode.NEXT_STEP else self._void
         self.obs = next_obs
         if done.any():
@@ -117,50 +152,87 @@ class Source:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
+    def _first_seeds(self) -> Any:
+        """What the first reset is given: a seed, or one for each environment of each group."""
+        if len(self.seeds) == 1:
+            return self.seeds[0]
+        return [int(seed) + i for seed in self.seeds if seed is not None for i in range(self.group)]
+
+    def _asked(self, method: Any, *args: Any, **kwargs: Any) -> Any:
+        """What the environment answers; `EnvironmentFailed` with what it raised, at which step."""
+        try:
+            return method(*args, **kwargs)
+        except Exception as problem:
+            text = str(problem).partition("\n")[0]
+            raise EnvironmentFailed(
+                f"the environment {_name(self.env)} raised {type(problem).__name__} in {method.__name__} after "
+                f"{self.env_steps:,} steps{f': {text}' if text else ''}"
+            ) from problem
+
+    def _seen(self, raw: Any) -> Obs:
+        """Observations as columns."""
+        for key, array in raw.items() if isinstance(raw, dict) else (("", raw),):
+            self._finite(f"observation{f' {key!r}' if key else ''}", array)
+        return self.border.obs(raw)
+
+    def _finite(self, what: str, array: Any) -> None:
+        array = np.asarray(array)
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            return
+        i, *place = np.argwhere(~np.isfinite(array))[0].tolist()
+        whose = f" (seed {self.seeds[i // self.group]})" if len(self.seeds) > 1 else ""
+        entry = f"[{', '.join(map(str, place))}]" if place else ""
+        raise NotFinite(
+            f"the {what}{entry} of environment {i}{whose} is {array[i][tuple(place)]} after {self.env_steps:,} steps"
+        )
+
     def _finish(self, done: np.ndarray) -> None:
-        ended = [
-            {"episode_return": float(self.returns[i]), "episode_length": int(self.lengths[i])}
-            for i in done.nonzero()[0]
+        who = done.nonzero()[0].tolist()
+        ended: list[dict[str, float]] = [
+            {"environment": i, "episode_return": float(self.returns[i]), "episode_length": int(self.lengths[i])}
+            for i in who
         ]
         self.episodes += ended
-        if self.tasks is not None:
-            self.tasks.update([self.task[i] for i in done.nonzero()[0]], ended)
-        for states in self.initial_states:
-            for episode in ended:
-                states.observe(episode)
+        for number, chooser in enumerate(self.choosers):
+            own = [episode for episode in ended if episode["environment"] // self.group == number]
+            if chooser.tasks is not None and own:
+                chooser.tasks.update([self.task[int(episode["environment"])] for episode in own], own)
+            for states in chooser.initial_states:
+                for episode in own:
+                    states.observe(episode)
         self.returns[done] = 0.0
         self.lengths[done] = 0
 
     def _begin(self, who: np.ndarray) -> None:
         """Reset the environments of `who`, each to its task and its initial state."""
-        if self.tasks is None:
-            raw, _ = self.env.reset(options={"reset_mask": who})
-            self.obs = _where(torch.from_numpy(who).to(self._device), self.border.obs(raw), self.obs)
-        if self.tasks is None and not self.initial_states:
+        tasks = any(chooser.tasks is not None for chooser in self.choosers)
+        if not tasks:
+            self._reset(who, {})
+        if not self.choosers:
             return
         for i in map(int, who.nonzero()[0]):
-            if self.tasks is not None:
-                assert self.nets is not None
-                assert self.rng is not None
-                self.task[i] = self.tasks.sample(self.nets, self.rng)
-                alone = np.arange(self.n) == i
-                raw, _ = self.env.reset(options={"reset_mask": alone, "task": self.task[i]})
-                self.obs = _where(torch.from_numpy(alone).to(self._device), self.border.obs(raw), self.obs)
-            start = self._start(self.task[i])
+            chooser = self.choosers[i // self.group]
+            if chooser.tasks is not None:
+                self.task[i] = chooser.tasks.sample(chooser.nets, chooser.rng)
+                self._reset(np.arange(self.n) == i, {"task": self.task[i]})
+            start = self._start(chooser, self.task[i])
             self.limit[i] = np.iinfo(np.int64).max if start is None or start.time_limit is None else start.time_limit
             if start is not None:
                 self.obs = _with_row(self.obs, i, self.border.obs(start_from(self.env, i, start.state)))
 
-    def _start(self, task: Any) -> Start | None:
-        for states in self.initial_states:
-            assert self.rng is not None
-            start = states.sample(task, self.rng)
+    def _reset(self, who: np.ndarray, options: dict[str, Any]) -> None:
+        raw, _ = self._asked(self.env.reset, options={"reset_mask": who, **options})
+        self.obs = _where(torch.from_numpy(who).to(self._device), self._seen(raw), self.obs)
+
+    def _start(self, chooser: Chooser, task: Any) -> Start | None:
+        for states in chooser.initial_states:
+            start = states.sample(task, chooser.rng)
             if start is not None:
                 return start
         return None
 
     def finished(self) -> list[dict[str, float]]:
-        """The episodes that ended since this was last asked, in order."""
+        """The episodes that ended since this was last asked: `environment, episode_return, episode_length` of each."""
         ended, self.episodes = self.episodes, []
         return ended
 
@@ -184,22 +256,22 @@ class Source:
             "task": self.task,
             "env_steps": self.env_steps,
             "episodes": self.episodes,
-            "random": None if self.rng is None else self.rng.get_state(),
+            "random": [chooser.rng.get_state() for chooser in self.choosers],
         }
-        parts: list[Any] = [self.tasks, *self.initial_states]
+        parts = [part for chooser in self.choosers for part in chooser.parts]
         state["parts"] = [part.state_dict() if hasattr(part, "state_dict") else None for part in parts]
         return copy.deepcopy(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where the state was taken; where the environment cannot, begin new episodes from there."""
         self.env_steps = int(state["env_steps"])
-        for part, saved in zip([self.tasks, *self.initial_states], state["parts"], strict=True):
+        parts = [part for chooser in self.choosers for part in chooser.parts]
+        for part, saved in zip(parts, state["parts"], strict=True):
             if saved is not None:
-                part.load_state_dict(saved)  # type: ignore[union-attr]
+                part.load_state_dict(saved)
         self.episodes = state["episodes"]
-        if state["random"] is not None:
-            assert self.rng is not None
-            self.rng.set_state(state["random"])
+        for chooser, saved in zip(self.choosers, state["random"], strict=True):
+            chooser.rng.set_state(saved)
         if state["env"] is None:
             return
         set_state(self.env, state["env"])
@@ -225,3 +297,8 @@ def _with_row(obs: Obs, i: int, row: Obs) -> Obs:
     obs = obs.clone()
     obs[i] = row[0]
     return obs
+
+
+def _name(env: VectorEnv) -> str:
+    single: Any = (getattr(env, "envs", None) or [env])[0]
+    return single.spec.id if single.spec is not None else type(single.unwrapped).__name__

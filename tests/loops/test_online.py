@@ -114,7 +114,7 @@ def again(run: Online, env: gym.vector.VectorEnv, folder: Path) -> Online:
     """A run that goes on from a state that was on disk."""
     save_state(folder, run.state_dict())
     rows = {name: [replay.segment()] for name, replay in run.replays.items()}
-    other = Online(run.algorithm, env, run.seed)
+    other = Online(run.algorithm, env, run.seeds)
     other.load_state_dict(load_state(folder), rows)
     return other
 
@@ -167,14 +167,14 @@ def actor_critic(**schedule: Any) -> Algorithm:
 
 
 def test_a_rollout_algorithm_learns() -> None:
-    run = Online(actor_critic(), make_vector(Matching, 4), seed=1)
+    run = Online(actor_critic(), make_vector(Matching, 4), seeds=(1,))
     scores: dict[int, list[float]] = {}
 
     def record(row: dict[str, Any]) -> None:
         if row["kind"] == "evaluation":
             scores[row["env_steps"]] = row["scores"]["episode_return"]
 
-    before = run.evaluate(make_vector(Matching, 60), 0)["episode_return"]
+    before = run.evaluate(make_vector(Matching, 60), 0)[1]["episode_return"]
     online(run, 3_200, make_vector(Matching, 60), evaluate_every=1_600, log_every=800, record=record)
     assert sum(before) / 60 < 0.8
     assert list(scores) == [1_600, 3_200]
@@ -201,7 +201,7 @@ def test_each_row_of_a_rollout_is_seen_once_an_epoch_and_then_never_again() -> N
     seen: list[list[int]] = []
     algorithm = append_transform(actor_critic(), Transform(Numbered(), "collect", "rollout", gives=("number",)))
     algorithm = add_loss(algorithm, "told", Loss({"told": Term(tell, stream="rollout")}, ("value",), lr=0.0))
-    run = Online(algorithm, make_vector(Matching, 3), seed=0)
+    run = Online(algorithm, make_vector(Matching, 3), seeds=(0,))
     for collection in range(2):
         seen.clear()
         run.advance()
@@ -216,7 +216,7 @@ def test_stop_ends_the_passes() -> None:
     def enough(metrics: Mapping[str, Tensor]) -> bool:
         return "loss/actor" in metrics
 
-    run = Online(actor_critic(stop=enough), make_vector(Matching, 2), seed=0)
+    run = Online(actor_critic(stop=enough), make_vector(Matching, 2), seeds=(0,))
     for _ in range(3):
         run.advance()
     assert run.learner.updates == 3
@@ -226,7 +226,7 @@ def test_stop_ends_the_passes() -> None:
 def test_only_steps_that_were_taken_are_in_a_rollout(mode: AutoresetMode) -> None:
     """NEXT_STEP spends a step on each reset: it is none of the environment's, and no row."""
     env = SyncVectorEnv([Counting] * 3, autoreset_mode=mode)
-    run = Online(actor_critic(), env, seed=0)
+    run = Online(actor_critic(), env, seeds=(0,))
     run.advance()
     (rollout,) = run.rollouts.values()
     assert len(rollout.columns["reward"]) == run.env_steps
@@ -258,7 +258,7 @@ def kept(run: Online, name: str) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_memory_begins_anew_with_each_episode(mode: AutoresetMode) -> None:
     env = SyncVectorEnv([Counting] * 3, autoreset_mode=mode)
-    run = Online(replace_policy(small(), counting), env, seed=0)
+    run = Online(replace_policy(small(), counting), env, seeds=(0,))
     for _ in range(40):
         run.advance()
     count, obs = kept(run, "count")
@@ -267,7 +267,7 @@ def test_memory_begins_anew_with_each_episode(mode: AutoresetMode) -> None:
 
 
 def test_memory_survives_a_resume(tmp_path: Path) -> None:
-    run = Online(replace_policy(small(), counting), make_vector(Counting, 3), seed=0)
+    run = Online(replace_policy(small(), counting), make_vector(Counting, 3), seeds=(0,))
     while run.env_steps < 60 or not run.source.memory["inner"]["count"].all():
         run.advance()  # until all are in the middle of an episode
     other = again(run, make_vector(Counting, 3), tmp_path)
@@ -333,7 +333,7 @@ class Tenfold:
 def test_a_collect_transform_changes_what_is_kept(tmp_path: Path) -> None:
     given = Tenfold()
     algorithm = append_transform(small(collect=2), Transform(given, "collect", gives=("seen", "noise")))
-    run = Online(algorithm, make_vector(Counting, 2), seed=0)
+    run = Online(algorithm, make_vector(Counting, 2), seeds=(0,))
     for _ in range(12):
         run.advance()
     reward, obs = kept(run, "reward")
@@ -350,7 +350,7 @@ def test_a_collect_transform_changes_what_is_kept(tmp_path: Path) -> None:
 
 def test_a_collect_transform_comes_before_the_advantage() -> None:
     transform = Transform(Tenfold(), "collect", "rollout", gives=("seen", "noise"))
-    run = Online(append_transform(actor_critic(), transform), make_vector(Matching, 3), seed=0)
+    run = Online(append_transform(actor_critic(), transform), make_vector(Matching, 3), seeds=(0,))
     nets = run.learner.nets
     (rollout,) = run.rollouts.values()
     with torch.no_grad():
@@ -381,7 +381,7 @@ def two_streams() -> Algorithm:
 
 
 def test_two_streams_in_one_update() -> None:
-    run = Online(two_streams(), make_vector(Counting, 3), seed=0)
+    run = Online(two_streams(), make_vector(Counting, 3), seeds=(0,))
     while run.env_steps < 60:
         run.advance()
     assert run.replays["replay"].rows == 60
@@ -400,7 +400,7 @@ def test_shares_of_one_stream_come_from_another_buffer() -> None:
     )
     for name in ("replay", "good"):
         algorithm = reprioritise(algorithm, name, Proportional(0.5, 0.4, 0.0))
-    run = Online(algorithm, make_vector(Counting, 3), seed=0)
+    run = Online(algorithm, make_vector(Counting, 3), seeds=(0,))
     drawn = []
     while run.env_steps < 90:
         run.advance()
@@ -408,7 +408,7 @@ def test_shares_of_one_stream_come_from_another_buffer() -> None:
             paid, at, error = (run.metrics[f"replay/{key}"] for key in ("paid", "at", "error"))
             drawn.append(paid)
             for name, part in {"replay": slice(0, 6), "good": slice(6, 8)}.items():
-                found = run.replays[name].tree.get(at[part])
+                found = run.replays[name].trees[0].get(at[part])
                 assert torch.allclose(found.float(), error[part] ** 0.5), f"{name} did not get its errors back"
     drawn_rows = torch.stack(drawn)
     assert (drawn_rows[:, 6:] == 1.0).all(), "the last two of eight are drawn among those that paid"
@@ -425,7 +425,7 @@ def test_a_rollout_and_a_replay_in_one_update() -> None:
         return (nets["value"](b["obs"]).squeeze(-1) - b["reward"]).square()
 
     algorithm = add_loss(algorithm, "auxiliary", Loss({"reward": Term(auxiliary)}, ("value",)))
-    run = Online(algorithm, make_vector(Matching, 3), seed=0)
+    run = Online(algorithm, make_vector(Matching, 3), seeds=(0,))
     run.advance()
     run.advance()
     assert seen == [12] * 16, "as many rows as the minibatch has"
@@ -438,7 +438,7 @@ def test_a_rollout_and_a_replay_in_one_update() -> None:
 @pytest.mark.parametrize("make", [small, actor_critic])
 def test_evaluating_does_not_disturb_training(make: Any) -> None:
     def end(evaluation: gym.vector.VectorEnv | None, every: int) -> dict[str, Any]:
-        run = Online(make(), make_vector(Counting, 3), seed=0)
+        run = Online(make(), make_vector(Counting, 3), seeds=(0,))
         online(run, 150, evaluation, evaluate_every=every, log_every=40)
         return contents(run.state_dict())
 
@@ -450,7 +450,7 @@ def test_evaluating_does_not_disturb_training(make: Any) -> None:
 @pytest.mark.parametrize("collect", [1, 4])
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 1.0, 2.0, 2.5])
 def test_updates_are_as_many_as_steps_are_worth(ratio: float, collect: int) -> None:
-    run = Online(small(updates=ratio, collect=collect), make_vector(Counting, 3), seed=0)
+    run = Online(small(updates=ratio, collect=collect), make_vector(Counting, 3), seeds=(0,))
     while run.env_steps < 120:
         run.advance()
         expected = int(round(10 * ratio) * max(0, run.env_steps - 20) // 10)
@@ -460,7 +460,7 @@ def test_updates_are_as_many_as_steps_are_worth(ratio: float, collect: int) -> N
 
 
 def test_updates_are_as_many_after_a_resume(tmp_path: Path) -> None:
-    run = Online(small(updates=0.3), make_vector(Counting, 3), seed=0)
+    run = Online(small(updates=0.3), make_vector(Counting, 3), seeds=(0,))
     while run.env_steps < 63:
         run.advance()
     run = again(run, make_vector(Counting, 3), tmp_path)
@@ -471,7 +471,7 @@ def test_updates_are_as_many_after_a_resume(tmp_path: Path) -> None:
 
 def test_resets_are_not_steps_and_are_worth_no_update() -> None:
     env = SyncVectorEnv([Counting] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
-    run = Online(small(updates=2.0), env, seed=0)
+    run = Online(small(updates=2.0), env, seeds=(0,))
     for _ in range(60):
         run.advance()
         assert run.learner.updates == 2 * max(0, run.env_steps - 20)
@@ -479,7 +479,7 @@ def test_resets_are_not_steps_and_are_worth_no_update() -> None:
 
 
 def test_rows_are_logged_and_saved_when_their_periods_pass() -> None:
-    run = Online(small(), make_vector(Counting, 3), seed=0)
+    run = Online(small(), make_vector(Counting, 3), seeds=(0,))
     rows: list[dict[str, Any]] = []
     saved: list[int] = []
     env = make_vector(Counting, 2)
@@ -509,7 +509,7 @@ def test_the_share_of_random_actions_reads_the_clock(tmp_path: Path) -> None:
 
     algorithm = replace(reschedule(small(), start=1_000), exploration=lambda policy: policy)
     algorithm = explore_with(replace_policy(algorithm, last), partial(mostly, random=share))
-    run = Online(algorithm, make_vector(Counting, 3), seed=0)
+    run = Online(algorithm, make_vector(Counting, 3), seeds=(0,))
     for _ in range(15):
         run.advance()
     run = again(run, make_vector(Counting, 3), tmp_path)
@@ -525,14 +525,14 @@ def test_the_share_of_random_actions_reads_the_clock(tmp_path: Path) -> None:
 
 
 def test_nothing_explores_when_nobody_learns() -> None:
-    run = Online(small(exploration=1.0), make_vector(Matching, 4), seed=0)
+    run = Online(small(exploration=1.0), make_vector(Matching, 4), seeds=(0,))
     scores = [run.evaluate(make_vector(Matching, 20), 5) for _ in range(2)]
     assert scores[0] == scores[1]
 
 
 def test_two_runs_of_one_seed_are_the_same_and_of_another_are_not() -> None:
     def end(seed: int) -> dict[str, Any]:
-        run = Online(small(), make_vector(Counting, 3), seed=seed)
+        run = Online(small(), make_vector(Counting, 3), seeds=(seed,))
         online(run, 90)
         return contents(run.state_dict())
 

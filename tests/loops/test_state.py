@@ -50,7 +50,7 @@ class Steady:
 def run() -> Online:
     plain = td3(start=5, hidden=(8,), batch_size=8)
     algorithm = explore_with(prepend_transform(plain, Transform(Counting())), Steady())
-    return Online(algorithm, make_vector("palaestra/Pendulum-v0", 1), 0)
+    return Online(algorithm, make_vector("palaestra/Pendulum-v0", 1))
 
 
 def advanced(live: Online, times: int) -> Online:
@@ -80,6 +80,6 @@ def test_two_runs_share_no_state():
     counting = Counting()
     algorithm = prepend_transform(td3(start=2, hidden=(8,), batch_size=8), Transform(counting))
     for seed in (0, 1):
-        live = advanced(Online(algorithm, make_vector("palaestra/Pendulum-v0", 1), seed), 10)
+        live = advanced(Online(algorithm, make_vector("palaestra/Pendulum-v0", 1), (seed,)), 10)
         assert stateful(live.learner.algorithm.transforms)[0].batches == 8
     assert counting.batches == 0

@@ -381,7 +381,7 @@ def test_calls_keep_what_differs_from_the_defaults():
 
 def test_an_algorithm_is_built_twice_with_weights_of_its_own():
     algorithm = sac(hidden=(8,))
-    one, same_seed, other = (Learner(algorithm, SPEC, seed) for seed in (0, 0, 1))
+    one, same_seed, other = (Learner(algorithm, SPEC, (seed,)) for seed in (0, 0, 1))
     for name, value in one.nets.state_dict().items():
         assert torch.equal(same_seed.nets.state_dict()[name], value)
         assert value.dim() == 0 or not torch.equal(other.nets.state_dict()[name], value)
@@ -397,7 +397,7 @@ def test_an_algorithm_can_be_pickled(text):
 
 def test_building_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    Learner(td3(hidden=(8,)), SPEC, seed=3)
+    Learner(td3(hidden=(8,)), SPEC, seeds=(3,))
     assert torch.equal(torch.get_rng_state(), before)
 
 

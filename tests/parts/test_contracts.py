@@ -65,7 +65,7 @@ each_expression_everywhere = pytest.mark.parametrize(("expression", "world"), ro
 
 
 def learner(expression, seed=0, **settings):
-    return Learner(parse(expression), spec(world_of(expression)), seed, **settings)
+    return Learner(parse(expression), spec(world_of(expression)), (seed,), **settings)
 
 
 def updated(learner, expression, numbers, **settings):

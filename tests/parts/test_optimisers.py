@@ -1,9 +1,16 @@
 """Our Adam is PyTorch's, to the last bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
+from palaestra.algorithm import Loss, Term
+from palaestra.algorithms.dqn import dqn
+from palaestra.batch import Space, Spec
+from palaestra.learner import Learner
+from palaestra.networks.encoders import Convolutional
 from palaestra.optimisers import FusedAdam
 
 
@@ -46,3 +53,26 @@ def test_a_scheduled_rate_is_read_at_every_step():
     optimiser.param_groups[0]["lr"].fill_(0.0)
     optimiser.step()
     assert weight.item() == pytest.approx(0.9, abs=1e-6)
+
+
+def test_a_gradient_in_another_memory_order():
+    """A fused step runs through memory: convolutions over channels-last images give another order."""
+    image = Space((8, 8, 3), torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    obs = torch.randint(256, (4, 8, 8, 3), generator=rng, dtype=torch.uint8)
+    terms = {"square": Term(lambda nets, b: nets["net"](b["obs"]).square().sum(1))}
+
+    def moved(optimiser):
+        algorithm = replace(
+            dqn(),
+            networks={"net": lambda spec, nets: Convolutional(spec.obs, 4)},
+            losses={"loss": Loss(terms, ("net",), optimiser=optimiser, lr=0.1)},
+            after_update=(),
+        )
+        learner = Learner(algorithm, Spec(image, Space((), torch.int64, (2,))))
+        learner.update({"replay": {"obs": obs}})
+        return [p.detach() for p in learner.nets["net"].parameters()]
+
+    plain = moved(lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, foreach=False, fused=False))
+    for one, other in zip(plain, moved(FusedAdam), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -242,7 +242,7 @@ def test_draws_are_uniform_over_whole_steps(capacity):
     events = [[GOES_ON, TRUNCATES if t % 2 else GOES_ON, NOT_KEPT if t < 10 else GOES_ON] for t in range(20)]
     replay, _ = filled(events, capacity)
     n = 30_000
-    counts = torch.bincount(replay.draw(n, rng()), minlength=replay.capacity).double()
+    counts = torch.bincount(replay.draw(n, [rng()]), minlength=replay.capacity).double()
     live = replay.kind == STEP
     assert counts[~live].sum() == 0
     expected = n / replay.rows
@@ -357,19 +357,19 @@ def test_priorities_of_a_buffer_multiply():
             return None
 
     replay, _ = filled(column(*[GOES_ON] * 6), 100, priority=(Proportional(1.0, 1.0, floor=0.0), Alternate()))
-    assert replay.tree.get(whole(replay)).tolist() == [0, 1, 0, 1, 0, 1]
+    assert replay.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 1, 0, 1]
     replay.update(whole(replay), torch.arange(6.0))
-    assert replay.tree.get(whole(replay)).tolist() == [0, 1, 0, 3, 0, 5]
+    assert replay.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 3, 0, 5]
 
 
 def test_what_is_no_step_is_never_drawn_by_priority():
     events = [[TRUNCATES if t % 3 == 2 else GOES_ON] * 2 for t in range(30)]
     replay, rows = filled(events, 7, priority=(Proportional(0.6, 0.4),))
     check(replay, rows)
-    assert (replay.tree.get(torch.arange(replay.capacity))[replay.kind != STEP] == 0).all()
+    assert (replay.trees[0].get(torch.arange(replay.capacity))[replay.kind != STEP] == 0).all()
     ends = (replay.kind == END).nonzero().squeeze(1)
     replay.update(ends, torch.ones(len(ends)))  # a row that was overwritten since it was drawn
-    assert (replay.kind[replay.draw(5_000, rng())] == STEP).all()
+    assert (replay.kind[replay.draw(5_000, [rng()])] == STEP).all()
 
 
 def test_two_replays_share_no_priorities():
@@ -377,7 +377,7 @@ def test_two_replays_share_no_priorities():
     one, other = Replay(buffer), Replay(buffer)
     one.insert(written(column(GOES_ON)))
     one.update(tensor([0]), tensor([5.0]))
-    assert other.priorities[0].largest == buffer.priority[0].largest == 1.0
+    assert other.priorities[0][0].largest == buffer.priority[0].largest == 1.0
 
 
 def test_fixed_shares_of_a_batch():
@@ -386,7 +386,7 @@ def test_fixed_shares_of_a_batch():
     batch = mixture.sample({"replay": own, "demos": demos}, "replay", 16, rng(), Clock())
     assert batch["terminated"].tolist() == [True] * 12 + [False] * 4
     mixture.feed_back({"replay": own, "demos": demos}, "replay", batch["index"], torch.full((16,), 9.0))
-    assert own.tree.get(batch["index"][:12]).tolist() == pytest.approx([9.0] * 12, rel=1e-5)
+    assert own.trees[0].get(batch["index"][:12]).tolist() == pytest.approx([9.0] * 12, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
@@ -415,7 +415,7 @@ def test_segments_and_state_are_the_replay(events, capacity, every, prioritised)
     for number, t in enumerate(range(0, len(events), every)):
         replay.insert(each(lambda column, t=t: column[t : t + every], steps))
         if prioritised and replay.rows:
-            index = replay.draw(4, rng(number))
+            index = replay.draw(4, [rng(number)])
             replay.update(index, torch.rand(4, generator=rng(number)))
         segments.append(replay.segment())
     segments = [(rows, meta) for rows, meta in segments if rows and replay.alive(meta)]
@@ -426,7 +426,7 @@ def test_segments_and_state_are_the_replay(events, capacity, every, prioritised)
         copy.insert(each(lambda column: column[:5], steps))
     agree(replay, loaded)
     if replay.rows:
-        assert torch.equal(replay.draw(50, rng()), loaded.draw(50, rng()))
+        assert torch.equal(replay.draw(50, [rng()]), loaded.draw(50, [rng()]))
     further = loaded.segment()
     if further[0]:  # a loaded replay saves the rest, not everything again
         again = Replay(buffer, environments)

@@ -90,7 +90,7 @@ def squares(nets, b):
 
 
 def gradient(algorithm, batches, split):
-    learner = Learner(algorithm, Spec(Space((3,)), Space((1,))), seed=3)
+    learner = Learner(algorithm, Spec(Space((3,)), Space((1,))), seeds=(3,))
     metrics, _ = learner.update(batches, split=split)
     return learner.nets["net"].weight.grad[0], metrics["loss/toy"]
 
@@ -105,7 +105,7 @@ def test_a_loss_of_tokens_by_hand_in_any_number_of_pieces(share, split):
         "weight": torch.rand(9, generator=rng(3)),
     }
     found, loss = gradient(toy(Term(squares, share=share)), {"replay": batch}, split)
-    weight = Learner(toy(Term(squares)), Spec(Space((3,)), Space((1,))), seed=3).nets["net"].weight[0].detach()
+    weight = Learner(toy(Term(squares)), Spec(Space((3,)), Space((1,))), seeds=(3,)).nets["net"].weight[0].detach()
     unit = share(batch) * batch["weight"][:, None]
     value = batch["obs"] @ weight
     assert loss.item() == pytest.approx((unit * value.square()).sum().item(), abs=1e-12)

@@ -10,7 +10,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from palaestra.algorithm import Start, Unfit, first_state, with_tasks
+from palaestra.algorithm import Start, Transform, Unfit, first_state, prepend_transform, with_tasks
 from palaestra.algorithms.td3 import td3
 from palaestra.batch import Space
 from palaestra.data.layouts import transition
@@ -18,8 +18,9 @@ from palaestra.envs.border import Border, describe, undescribe
 from palaestra.envs.make import make_vector
 from palaestra.envs.state import get_state
 from palaestra.evaluation.returns import episode_return
+from palaestra.faults import EnvironmentFailed, NotFinite
 from palaestra.learner import Learner, generator
-from palaestra.loops.online import Online
+from palaestra.loops.online import Online, online
 from palaestra.rollout.collect import step
 from palaestra.rollout.source import Source
 
@@ -209,11 +210,11 @@ def test_a_task_an_episode():
     env = make_vector("palaestra/ContextualPendulum-v0", 2)
     source = Source(env, 0)
     tasks = Gravities()
-    source.choose(tasks, (), Learner(td3(hidden=(4,)), source.border.spec).nets, generator(0, "tasks"))
+    source.choose(tasks, (), [Learner(td3(hidden=(4,)), source.border.spec).nets], [generator(0, "tasks")])
     assert env.tasks[:, 0].tolist() == [6.0, 7.0]
     random_steps(source, 200)
     assert env.tasks[:, 0].tolist() == [8.0, 9.0]
-    assert source.tasks.told == [(6.0, 200), (7.0, 200)]
+    assert source.choosers[0].tasks.told == [(6.0, 200), (7.0, 200)]
     assert (tasks.next, tasks.told) == (6.0, [])  # the caller's own part is untouched
     assert torch.equal(source.obs, torch.from_numpy(env.observe(env.get_physics())))
 
@@ -221,7 +222,7 @@ def test_a_task_an_episode():
 def chosen(world, states, n=2):
     env = make_vector(world, n)
     source = Source(env, 0)
-    source.choose(None, states, None, generator(0, "tasks"))
+    source.choose(None, states, [None], [generator(0, "tasks")])
     return source
 
 
@@ -251,7 +252,7 @@ def test_where_an_episode_starts_and_how_long_it_may_last(world):
     torque = 2.0 * (torch.rand(2, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1).squeeze(1)
     speed = -1.0 + (15.0 * np.sin(0.5) + 3.0 * torque) * 0.05
     assert torch.allclose(rows[0]["next_obs"][:, 2], speed, atol=1e-5)
-    assert [part.lengths for part in source.initial_states] == [[3] * 4, [3] * 4]
+    assert [part.lengths for part in source.choosers[0].initial_states] == [[3] * 4, [3] * 4]
     assert states.lengths == []
 
 
@@ -263,13 +264,13 @@ def test_no_start_is_the_environments_own():
 def test_chosen_episodes_need_resets_on_demand():
     source = Source(counting(AutoresetMode.SAME_STEP), 0)
     with pytest.raises(ValueError, match="DISABLED"):
-        source.choose(Gravities(), (), None, generator(0, "tasks"))
+        source.choose(Gravities(), (), [None], [generator(0, "tasks")])
 
 
 def test_an_environment_without_states_is_named():
     source = Source(counting(AutoresetMode.DISABLED), 0)
     with pytest.raises(TypeError, match="cannot start from a chosen state"):
-        source.choose(None, (From(Start([0.0])),), None, generator(0, "tasks"))
+        source.choose(None, (From(Start([0.0])),), [None], [generator(0, "tasks")])
 
 
 def test_tasks_and_first_states_are_parts_of_an_algorithm():
@@ -281,7 +282,7 @@ def test_tasks_and_first_states_are_parts_of_an_algorithm():
         run.advance()
     assert run.env_steps == 14
     assert run.source.env.tasks[:, 0].tolist() == [10.0, 11.0]
-    assert run.source.tasks.told == [(6.0, 3), (7.0, 3), (8.0, 3), (9.0, 3)]
+    assert run.source.choosers[0].tasks.told == [(6.0, 3), (7.0, 3), (8.0, 3), (9.0, 3)]
     replay = run.replays["replay"]
     rows = transition(replay, (replay.kind == 1).nonzero().squeeze(1), run.drawing)
     begins = torch.tensor([np.cos(0.5), np.sin(0.5), -1.0], dtype=torch.float32)
@@ -289,7 +290,7 @@ def test_tasks_and_first_states_are_parts_of_an_algorithm():
     assert rows["truncated"].sum() == 4
     other = Online(algorithm, make_vector("palaestra/ContextualPendulum-v0", 2))
     other.advance()
-    assert other.source.tasks.told == []  # two runs share no part
+    assert other.source.choosers[0].tasks.told == []  # two runs share no part
 
 
 # ------------------------------------------------------------------------------------------------------- the border
@@ -441,3 +442,83 @@ def test_every_observation_that_passes_the_border_can_be_learnt_from(space):
     action, _, _ = learner.deployed()(learner.nets, at.obs(raw), None, None)
     assert action.shape == (3, 1)
     assert action.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+class Faulty(gym.Env):
+    """Gives what it is told to in its third step."""
+
+    observation_space, action_space = Dict({"place": Box(-1, 1, (2,))}), Box(-1, 1, (1,))
+
+    def __init__(self, obs=0.0, reward=0.0, raises=None):
+        self.obs, self.reward, self.raises = obs, reward, raises
+
+    def seen(self, second):
+        return {"place": np.array([0.0, second], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self.seen(0.0), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps < 3:
+            return self.seen(0.0), 0.0, False, False, {}
+        if self.raises:
+            raise self.raises
+        return self.seen(self.obs), self.reward, False, False, {}
+
+
+def three_steps(faulty, seeds=0):
+    well = [Faulty] * 3
+    source = Source(SyncVectorEnv([*well, lambda: faulty], autoreset_mode=AutoresetMode.DISABLED), seeds)
+    for _ in range(3):
+        source.step(torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize(
+    ("faulty", "error", "message"),
+    [
+        (
+            Faulty(obs=np.nan),
+            NotFinite,
+            r"the observation 'place'\[1\] of environment 3 \(seed 8\) is nan after 6 steps",
+        ),
+        (Faulty(reward=-np.inf), NotFinite, r"the reward of environment 3 \(seed 8\) is -inf after 4 steps"),
+        (
+            Faulty(raises=ZeroDivisionError("no ground")),
+            EnvironmentFailed,
+            "the environment Faulty raised ZeroDivisionError in step after 4 steps: no ground",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_place(faulty, error, message):
+    with pytest.raises(error, match=message):
+        three_steps(faulty, seeds=[5, 8])
+
+
+def test_an_action_that_is_not_finite():
+    source = Source(make_vector("palaestra/Pendulum-v0", 2), 0)
+    with pytest.raises(NotFinite, match=r"the action\[0\] of environment 1 is nan after 0 steps"):
+        source.step(torch.tensor([[0.0], [torch.nan]]))
+
+
+def test_a_reset_that_raises():
+    class Closed(Faulty):
+        def reset(self, *, seed=None, options=None):
+            raise OSError("no display\nand more")
+
+    with pytest.raises(EnvironmentFailed, match=r"raised OSError in reset after 0 steps: no display$"):
+        Source(SyncVectorEnv([Closed], autoreset_mode=AutoresetMode.DISABLED), 0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved():
+    saved = []
+    reward = Transform(lambda nets, b, rng: {**b, "reward": b["reward"] / (nets.clock.updates < 7)})
+    algorithm = prepend_transform(td3(hidden=(4,), start=0, batch_size=4), reward)
+    run = Online(algorithm, make_vector("palaestra/Pendulum-v0"))
+    with pytest.raises(NotFinite, match=r"loss/critic was not finite in update 7$"):
+        online(run, 40, log_every=40, checkpoint_every=5, save=lambda run: saved.append(run.env_steps))
+    assert saved == [5]

@@ -1,0 +1,198 @@
+"""Many seeds in one run: stacked in one process, or in a process each. Whichever is faster here, by measurement."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from palaestra.algorithm import Algorithm
+from palaestra.loops.online import Online, stacking_problem
+from palaestra.runs import Run, RunError
+from palaestra.runs.files import from_json
+
+WAYS = ("auto", "stacked", "processes")
+PATIENCE = 1.0  # seconds that each way is tried for
+Listen = Callable[[dict[str, Any]], None]
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Seeds from "0-15", "3,5" or "0-3,8". ValueError for anything else, and for a seed that stands there twice."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (number.strip() for number in part.partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+            raise ValueError(f"--seeds {text!r} is not understood at {part!r}: write 0-15, or 3,5,8")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text!r} names a seed twice")
+    return tuple(seeds)
+
+
+def written(seeds: Sequence[int]) -> str:
+    """The shortest text that `seeds_of` reads back."""
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and spans[-1][-1] == seed - 1:
+            spans[-1][1:] = [seed]
+        else:
+            spans.append([seed])
+    return ",".join("-".join(map(str, span)) for span in spans)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How seeds run: "stacked", or "processes", so many at a time; and why, in words for people.
+
+    `seconds` are those that each way needs for an environment step of one seed, where it was tried.
+    """
+
+    way: str
+    workers: int
+    why: str
+    seconds: Mapping[str, float]
+
+
+def choose(
+    algorithm: Algorithm,
+    make: Callable[[int], VectorEnv],
+    seeds: Sequence[int],
+    way: str,
+    *,
+    workers: int,
+    **machine: Any,
+) -> Choice:
+    """Try both ways for a moment each, unless one was asked for or the seeds cannot be stacked.
+
+    Args:
+        algorithm: what is learnt. It is tried from the first update on, whatever its schedule begins with.
+        make: the environment for so many seeds.
+        seeds: all of them.
+        way: "auto", "stacked" or "processes".
+        workers: processes at a time.
+        machine: `device` and `precision`, as `Online` takes them.
+
+    Raises ValueError for another way, and `Unfit` where seeds that cannot be stacked are to be.
+    """
+    if way not in WAYS:
+        raise ValueError(f"together={way!r} is unknown; it must be one of {', '.join(WAYS)}")
+    workers = min(workers, len(seeds))
+    if way == "stacked":
+        return Choice("stacked", 1, "as asked", {})
+    if way == "processes":
+        return Choice("processes", workers, "as asked", {})
+    if problem := stacking_problem(algorithm):
+        return Choice("processes", workers, f"they cannot be stacked: {problem}", {})
+    try:
+        stacked = seconds_a_step(algorithm, make(len(seeds)), seeds, **machine)
+    except RuntimeError as wrong:  # a part of somebody else's that PyTorch cannot map over seeds
+        reason = str(wrong).partition("\n")[0]
+        return Choice("processes", workers, f"they cannot be stacked: {reason}", {})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if workers > 1 else threads)
+    try:
+        alone = seconds_a_step(algorithm, make(1), seeds[:1], **machine) / workers
+    finally:
+        torch.set_num_threads(threads)
+    seconds = {"stacked": stacked, "processes": alone}
+    why = f"{stacked * 1e3:.3g} ms for a step of a seed stacked, {alone * 1e3:.3g} ms in {_processes(workers)}"
+    return Choice("stacked" if stacked <= alone else "processes", workers, why, seconds)
+
+
+def _processes(workers: int) -> str:
+    return "one process" if workers == 1 else f"{workers} processes"
+
+
+def seconds_a_step(algorithm: Algorithm, env: VectorEnv, seeds: Sequence[int], **machine: Any) -> float:
+    """How long an environment step of one seed takes, with its share of the updates, when `seeds` learn together."""
+    early = replace(algorithm, schedule=replace(algorithm.schedule, start=0))
+    run = Online(early, env, seeds, **machine)
+    for _ in range(2):  # the first passes pay for allocation
+        run.advance()
+    before, began = run.env_steps, time.perf_counter()
+    while (spent := time.perf_counter() - began) < PATIENCE:
+        run.advance()
+    env.close()
+    return spent / (run.env_steps - before) / len(seeds)
+
+
+def part(run: Run, seed: int) -> Path:
+    """The folder of one seed's own run, within that of a run in processes."""
+    return run.folder / "seeds" / str(seed)
+
+
+def in_processes(run: Run, commands: Mapping[int, list[str]], workers: int, listen: Listen) -> None:
+    """Run `palaestra COMMAND` for each seed, so many at a time, and pass on what they log.
+
+    A seed that fails leaves the others alone. RunError at the end names those that did; KeyboardInterrupt stops all.
+    """
+    waiting = list(commands.items())
+    running: dict[int, subprocess.Popen[str]] = {}
+    failed: dict[int, str] = {}
+    told = {seed: _size(part(run, seed)) for seed in run.about["seeds"]}
+    came = dict.fromkeys(run.about["seeds"], 0)
+    began = time.perf_counter()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                seed, command = waiting.pop(0)
+                arguments = [sys.executable, "-m", "palaestra", *command]
+                running[seed] = subprocess.Popen(
+                    arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                )
+            time.sleep(0.2)
+            for seed, process in list(running.items()):
+                ended = process.poll() is not None
+                told[seed], came[seed] = _passed_on(part(run, seed), told[seed], came[seed], listen)
+                if ended:
+                    del running[seed]
+                    said = (process.stderr.read() if process.stderr else "").strip().splitlines()
+                    if process.returncode:
+                        failed[seed] = said[-1] if said else f"exit code {process.returncode}"
+            env_steps = sum(came.values()) // len(came)
+            listen({"kind": "tick", "env_steps": env_steps, "seconds": time.perf_counter() - began})
+    except BaseException:
+        for process in running.values():
+            process.send_signal(signal.SIGINT)
+        for process in running.values():
+            process.wait()
+        raise
+    if failed:
+        seed, problem = next(iter(failed.items()))
+        others = f"; so did seeds {written(list(failed)[1:])}" if len(failed) > 1 else ""
+        what = f"seed {seed} failed: {problem.removeprefix('error: ')}{others}"
+        remedy = f"when that is mended, continue with: palaestra train --resume {run.folder}"
+        raise RunError(part(run, seed), what, remedy)
+
+
+def _size(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def _passed_on(folder: Path, told: int, came: int, listen: Listen) -> tuple[int, int]:
+    """Pass on the rows behind the first `told` bytes of a run's metrics; how many bytes that makes, and steps."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return told, came
+    with path.open("rb") as file:
+        told = min(told, file.seek(0, 2))  # a run that is resumed cuts off what came after its last checkpoint
+        file.seek(max(0, told - 1))
+        new = file.read()
+    if told:  # begin at a line
+        begin = new.find(b"\n") + 1
+        told, new = told - 1 + begin, new[begin:]
+    new = new[: new.rfind(b"\n") + 1]
+    for line in new.splitlines():
+        row = from_json(line)
+        came = max(came, row.get("env_steps", 0))
+        listen(row)
+    return told + len(new), came
