@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
-from palaestra.batch import each
+from palaestra.deployed import ABOUT, Deployed, read, write
 from palaestra.envs.border import Border, describe, undescribe
-from palaestra.envs.make import World, make_vector
-from palaestra.expression import parse
+from palaestra.envs.make import UnknownEnvironment, World, make_vector
+from palaestra.envs.state import state_problem
+from palaestra.expression import nearest, parse
+from palaestra.faults import EnvironmentFailed, NotFinite
 from palaestra.inspection import listed, settings, show
 from palaestra.learner import Learner
 from palaestra.loops.online import Online, online
-from palaestra.runs import Run, RunError
+from palaestra.machine import computing, resolved
+from palaestra.runs import CheckpointError, Run, RunError
+from palaestra.runs.check import begun
+from palaestra.runs.check import check as broken_parts
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
+from palaestra.runs.events import events, summary_writer
+from palaestra.together import Choice, choose, in_processes, part, written
 
-__all__ = ["Deployed", "evaluate", "listed", "load", "resume", "show", "train"]
+__all__ = ["Deployed", "check", "evaluate", "export", "listed", "load", "resume", "show", "train"]
+
+FORMATS = ("policy", "onnx")
 
 Listen = Callable[[dict[str, Any]], None]
 
@@ -39,6 +49,8 @@ def train(
     steps: int,
     *,
     seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    together: str = "auto",
     environments: int = 1,
     out: str | Path | None = None,
     evaluate_every: int | None = None,
@@ -46,7 +58,11 @@ def train(
     log_every: int | None = None,
     checkpoint_every: int | None = None,
     device: str = "cpu",
+    precision: str = "float32",
+    threads: int | None = None,
+    deterministic: bool = False,
     compile: bool = False,
+    tensorboard: bool = False,
     listen: Listen = silent,
 ) -> Run:
     """Train an algorithm in an environment and return its run, whose folder holds all there is to know of it.
@@ -54,63 +70,175 @@ def train(
     Args:
         algorithm: an expression such as "td3(lr=1e-3)", or an `Algorithm`.
         env: a Gymnasium id, an environment, a function that makes one, or a vector environment.
-        steps: environment steps in all.
+        steps: environment steps in all, of each seed.
         seed: of every random stream of the run.
-        environments: copies stepped side by side.
+        seeds: several of them, each learning on its own: then `seed` does not count.
+        together: how several seeds run: "stacked" in one process, in "processes" of their own, or "auto", whichever
+            is faster when both are tried for a moment.
+        environments: copies stepped side by side, of each seed.
         out: the run's folder; "runs/ALGORITHM-ENV-SEED", numbered where that is taken, when None.
         evaluate_every: environment steps between evaluations; a twentieth of `steps` when None.
         episodes: of each evaluation, one in each of as many separately seeded copies.
         log_every: environment steps between rows of the metrics; a hundredth of `steps` when None.
         checkpoint_every: environment steps between checkpoints; a tenth of `steps` when None.
-        device: "cpu", "cuda", "cuda:1", ...
+        device: "cpu", "cuda", "cuda:1", ..., or "auto": a GPU where one can be used.
+        precision: "float32"; or "bf16" for forward passes, while losses, parameters and optimisers stay float32.
+        threads: of PyTorch; as many as it has when None.
+        deterministic: refuse operations whose result depends on the order in which a GPU computes.
         compile: fuse each loss with `torch.compile` (a minute at the start).
+        tensorboard: write the metrics as TensorBoard's events too, into `tensorboard/` of the run's folder.
         listen: called with a row after every collection, and with every row of the metrics.
 
-    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment) for arguments that do not fit, RunError where the
-    folder holds a run or cannot be written.
+    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment) for arguments that do not fit, EnvironmentFailed
+    where the environment raises before the run has begun, RunError where the folder holds a run or cannot be written,
+    and where training fails: the error names the last good checkpoint.
     """
     value = parse(algorithm) if isinstance(algorithm, str) else algorithm
+    numbers = [seed] if seeds is None else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise ValueError(f"seeds are {numbers}: give at least one, from 0 on, and each once")
     _positive(
         steps=steps, environments=environments, episodes=episodes, evaluate_every=evaluate_every, log_every=log_every,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoint_every, threads=threads,
     )  # fmt: skip
-    _usable(device)
-    world = make_vector(env, environments)
-    border = Border(world.single_observation_space, world.single_action_space)
-    periods = {
-        "evaluate_every": evaluate_every or max(1, steps // 20),
-        "log_every": log_every or max(1, steps // 100),
-        "checkpoint_every": checkpoint_every or max(1, steps // 10),
-    }
-    live = Online(value, world, seed, device=device, compile=compile)
-    about = {
-        "expression": str(value),
-        "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
-        "rebuilds": _rebuilds(value),
-        "env": env if isinstance(env, str) else _name(world),
-        "made_by_id": isinstance(env, str),
-        "dataset": None,
-        "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
-        "seeds": [seed],
-        "steps": steps,
-        "environments": environments,
-        "episodes": episodes,
-        **periods,
-        "device": device,
-        "compile": compile,
-        "threads": torch.get_num_threads(),
-        "resume": live.source.problem or "exact",
-    }
-    names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
-    folder = Path(out) if out is not None else _folder(names, about)
-    run = Run.create(folder, about)
-    listen({"kind": "begin", **about, "run": str(run.folder)})
-    if (start := value.schedule.start) >= steps:
-        text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
-        listen({"kind": "warning", "text": text})
-    with run.writing():
-        _go(run, live, _evaluation(env, world, episodes), steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
+    if tensorboard:
+        summary_writer()
+    with computing(threads, deterministic):
+        device = resolved(device)
+        way, why, workers = "alone", "", 1
+        if len(numbers) > 1:
+            listen({"kind": "choosing", "seeds": numbers})
+            choice = _chosen(value, env, numbers, environments, together, device, precision)
+            way, why, workers = choice.way, choice.why, choice.workers
+        stacked = len(numbers) if way == "stacked" else 1
+        world = _made(env, environments * stacked)
+        border = Border(world.single_observation_space, world.single_action_space)
+        live = None
+        if way != "processes":
+            live = Online(value, world, numbers, device=device, precision=precision, compile=compile)
+        about = {
+            "expression": str(value),
+            "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
+            "rebuilds": _rebuilds(value),
+            "env": env if isinstance(env, str) else _name(world),
+            "made_by_id": isinstance(env, str),
+            "dataset": None,
+            "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
+            "seeds": numbers,
+            "together": way,
+            "why_together": why,
+            "workers": workers,
+            "steps": steps,
+            "environments": environments,
+            "episodes": episodes,
+            "evaluate_every": evaluate_every or max(1, steps // 20),
+            "log_every": log_every or max(1, steps // 100),
+            "checkpoint_every": checkpoint_every or max(1, steps // 10),
+            "device": device,
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "deterministic": deterministic,
+            "compile": compile,
+            "tensorboard": tensorboard,
+            "resume": state_problem(world) or "exact",
+        }
+        names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
+        folder = Path(out) if out is not None else _folder(names, about)
+        run = Run.create(folder, about)
+        listen({"kind": "begin", **about, "run": str(run.folder)})
+        if (start := value.schedule.start) >= steps:
+            text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
+            listen({"kind": "warning", "text": text})
+        with run.writing():
+            if live is None:
+                _each_alone(run, value, env, listen)
+            else:
+                evaluation = _evaluation(env, world, episodes * stacked)
+                _go(run, live, evaluation, steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
     return run
+
+
+def _chosen(
+    value: Algorithm, env: World, seeds: list[int], environments: int, together: str, device: str, precision: str
+) -> Choice:
+    """How several seeds run. An environment or algorithm that no other process can make leaves one process, in turn."""
+    if isinstance(env, VectorEnv):  # it has copies for all of them, or `_made` says so
+        return Choice("stacked", 1, "the vector environment has copies for all", {})
+    workers = torch.get_num_threads() if device == "cpu" and isinstance(env, str) and _rebuilds(value) else 1
+    return choose(
+        value,
+        lambda number: _made(env, environments * number),
+        seeds,
+        together,
+        workers=workers,
+        device=device,
+        precision=precision,
+    )
+
+
+def _each_alone(run: Run, value: Algorithm, env: World, listen: Listen) -> None:
+    """Train, or continue, each seed in a run of its own within the run's folder."""
+    about = run.about
+    unfinished = [seed for seed in about["seeds"] if not _is_finished(part(run, seed), about["steps"])]
+    try:
+        if about["made_by_id"] and about["rebuilds"]:
+            commands = {seed: _command(run, seed) for seed in unfinished}
+            in_processes(run, commands, about["workers"], listen)
+        else:
+            for seed in unfinished:
+                _in_turn(run, seed, value, env, listen)
+    except KeyboardInterrupt:
+        run.update(status="stopped")
+        raise
+    except RunError as problem:
+        run.update(status="failed", problem=str(problem))
+        raise
+    run.update(status="finished")
+
+
+def _is_finished(folder: Path, steps: int) -> bool:
+    if not (folder / "run.json").exists():
+        return False
+    about = Run.open(folder).about
+    return about["status"] == "finished" and about["steps"] >= steps
+
+
+PERIODS = ("evaluate_every", "log_every", "checkpoint_every")
+SETTINGS = ("environments", "episodes", *PERIODS, "device", "precision")
+SWITCHES = ("deterministic", "compile", "tensorboard")
+
+
+def _threads(about: Mapping[str, Any]) -> int:
+    """Of each of several processes: the run's, divided."""
+    return max(1, about["threads"] // about["workers"])
+
+
+def _command(run: Run, seed: int) -> list[str]:
+    """What `palaestra` is called with for one seed of a run."""
+    about, folder = run.about, part(run, seed)
+    if (folder / "run.json").exists():
+        return ["train", "--resume", str(folder), "--steps", str(about["steps"]), "--quiet"]
+    options = {"env": about["env"], "steps": about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
+    options |= {name: about[name] for name in SETTINGS}
+    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    switches = [f"--{name}" for name in SWITCHES if about[name]]
+    return ["train", about["expression"], *given, *switches, "--quiet"]
+
+
+def _in_turn(run: Run, seed: int, value: Algorithm, env: World, listen: Listen) -> None:
+    """As `_command`, in this process: for what no other process can make again."""
+    about, folder = run.about, part(run, seed)
+    told = partial(_but_the_beginning, listen=listen)
+    if (folder / "run.json").exists():
+        resume(folder, about["steps"], env=env, algorithm=value, listen=told)
+        return
+    given = {name: about[name] for name in (*SETTINGS, *SWITCHES, "threads", "steps")}
+    train(value, env, seed=seed, out=folder, listen=told, **given)
+
+
+def _but_the_beginning(row: dict[str, Any], listen: Listen) -> None:
+    if row["kind"] not in ("begin", "warning"):  # the whole run has said it
+        listen(row)
 
 
 def resume(
@@ -125,65 +253,57 @@ def resume(
 
     On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env` and
     `algorithm` must be given again where they were not an id and an expression. RunError where there is nothing left to
-    do, or where a checkpoint is damaged.
+    do, where a checkpoint is damaged or not this run's, or where training fails.
     """
-    run = _opened(run)
+    run = begun(run if isinstance(run, Run) else Path(run))
     about = run.about
     json = run.folder / "run.json"
-    if algorithm is None and not about["rebuilds"]:
-        raise RunError(
-            json, "its algorithm was made by hand", "pass it again: pal.resume(run, algorithm=...)", "expression"
-        )
-    if env is None and not about["made_by_id"]:
-        raise RunError(
-            json, f"its environment, {about['env']}, was constructed", "pass it again: pal.resume(run, env=...)"
-        )
     _positive(steps=steps)
-    _usable(about["device"])
-    value = algorithm or parse(about["expression"])
-    world_of = env if env is not None else about["env"]
-    world = make_vector(world_of, about["environments"])
-    _same_spaces(run, world)
-    steps = steps if steps is not None else about["steps"]
-    checkpoints = Checkpoints(run.folder / "checkpoints")
-    with _quiet_threads(about["threads"]), run.writing():  # the lock first: what another process writes must not change
-        checkpoint = checkpoints.latest()
-        if checkpoint is not None and checkpoint.count >= steps:
-            if run.about["status"] != "finished" and steps == about["steps"]:  # killed just after its last checkpoint
-                run.truncate(checkpoint.position)
-                run.update(status="finished")
-                return run
-            raise RunError(
-                json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
+    value = algorithm or _algorithm(run)
+    with computing(about["threads"], about["deterministic"]):
+        device = _device(run, None, "continue it where that can be used")
+        world_of = env if env is not None else about["env"]
+        steps = steps if steps is not None else about["steps"]
+        if about["together"] == "processes":
+            _resume_each(run, value, world_of, steps, listen)
+            return run
+        stacked = len(about["seeds"])
+        world = _world(run, env, about["environments"] * stacked)
+        evaluation = _evaluation(world_of, world, about["episodes"] * stacked)
+        checkpoints = Checkpoints(run.folder / "checkpoints")
+        with run.writing():  # the lock first: what another process writes must not change
+            checkpoint = checkpoints.latest()
+            if checkpoint is not None and checkpoint.count >= steps:
+                if run.about["status"] != "finished" and steps == about["steps"]:  # killed just after its last one
+                    run.truncate(checkpoint.position)
+                    run.update(status="finished")
+                    return run
+                raise RunError(
+                    json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
+                )
+            live = Online(
+                value, world, about["seeds"], device=device, precision=about["precision"], compile=about["compile"]
             )
-        live = Online(value, world, about["seeds"][0], device=about["device"], compile=about["compile"])
-        seconds = 0.0
-        if checkpoint is not None:
-            seconds = _restore(live, checkpoint)
-        run.truncate(checkpoint.position if checkpoint is not None else 0)
+            seconds = 0.0
+            if checkpoint is not None:
+                seconds = _restore(run, live, checkpoint)
+            run.truncate(checkpoint.position if checkpoint is not None else 0)
+            run.update(status="running", steps=steps, problem=None)
+            listen({"kind": "begin", **run.about, "run": str(run.folder), "env_steps": live.env_steps})
+            for problem in checkpoints.problems:
+                listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
+            _go(run, live, evaluation, steps, checkpoints, seconds, listen)
+    return run
+
+
+def _resume_each(run: Run, value: Algorithm, env: World, steps: int, listen: Listen) -> None:
+    if all(_is_finished(part(run, seed), steps) for seed in run.about["seeds"]):
+        what = f"its seeds are at {run.about['steps']} of {steps} steps already"
+        raise RunError(run.folder / "run.json", what, "ask for more with --steps", "steps")
+    with run.writing():
         run.update(status="running", steps=steps)
-        listen({"kind": "begin", **run.about, "run": str(run.folder), "env_steps": live.env_steps})
-        for problem in checkpoints.problems:
-            listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
-        _go(run, live, _evaluation(world_of, world, about["episodes"]), steps, checkpoints, seconds, listen)
-    return run
-
-
-# What run.json must say for a run to be continued or evaluated: all that `train` writes into it.
-NEEDED = (
-    "expression", "rebuilds", "env", "made_by_id", "spaces", "seeds", "steps", "environments", "episodes",
-    "evaluate_every", "log_every", "checkpoint_every", "device", "compile", "threads",
-)  # fmt: skip
-
-
-def _opened(run: str | Path | Run) -> Run:
-    """The run; RunError where there is none, or where `run.json` lacks what `train` writes into it."""
-    run = run if isinstance(run, Run) else Run.open(Path(run))
-    for field in NEEDED:
-        if field not in run.about:
-            remedy = "restore it from a copy, or train again with another --out"
-            raise RunError(run.folder / "run.json", "is missing", remedy, f"field {field!r}")
-    return run
+        listen({"kind": "begin", **run.about, "run": str(run.folder)})
+        _each_alone(run, value, env, listen)
 
 
 def _positive(**numbers: int | None) -> None:
@@ -192,24 +312,59 @@ def _positive(**numbers: int | None) -> None:
             raise ValueError(f"{name} is {number}; it must be at least 1")
 
 
-def _usable(device: str) -> None:
+def _made(env: World, number: int) -> VectorEnv:
+    """So many copies. EnvironmentFailed where making one raises: an environment may raise anything."""
+    if isinstance(env, VectorEnv):
+        return make_vector(env, number)
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as wrong:  # PyTorch asserts that it was compiled for the device
-        reason = str(wrong).partition("\n")[0].rstrip(".")
-        raise ValueError(f"device={device!r} cannot be used here ({reason}); use cpu") from wrong
+        return make_vector(env, number)
+    except UnknownEnvironment:
+        raise
+    except Exception as wrong:
+        name = env if isinstance(env, str) else "the environment"
+        raise EnvironmentFailed(f"{name} cannot be made: {type(wrong).__name__}: {wrong}") from wrong
 
 
-def _same_spaces(run: Run, world: Any) -> None:
-    """RunError where a constructed environment is not the one that the run was begun in."""
+def _algorithm(run: Run) -> Algorithm:
+    """What the run's expression says; RunError where it alone does not give the algorithm, or cannot be read."""
+    json, field = run.folder / "run.json", "field 'expression'"
+    if not run.about["rebuilds"]:
+        remedy = "pass it again, pal.resume(run, algorithm=...), or load it where that code is"
+        raise RunError(json, "its algorithm was made by hand", remedy, field)
+    try:
+        return parse(run.about["expression"])
+    except ValueError as wrong:
+        remedy = "install the package that it came from, or restore the file from a copy"
+        raise RunError(json, str(wrong), remedy, field) from wrong
+
+
+def _device(run: Run, device: str | None, remedy: str) -> str:
+    """The run's own device unless another is given; RunError where it cannot be used."""
+    if device is not None:
+        return resolved(device)
+    try:
+        return resolved(run.about["device"])
+    except ValueError as wrong:
+        what = str(wrong).removesuffix("; use cpu")
+        raise RunError(run.folder / "run.json", what, remedy, "field 'device'") from wrong
+
+
+def _world(run: Run, env: World | None, number: int) -> VectorEnv:
+    """The run's environment; RunError where it was constructed and is not given, or is not the one of the run."""
+    json, about = run.folder / "run.json", run.about
+    if env is None and not about["made_by_id"]:
+        remedy = "pass it again: pal.resume(run, env=...), pal.evaluate(run, env=...)"
+        raise RunError(json, f"its environment, {about['env']}, was constructed", remedy, "field 'env'")
+    try:
+        world = _made(about["env"] if env is None else env, number)
+    except UnknownEnvironment as wrong:
+        remedy = "install the package that has it, or restore the file from a copy"
+        raise RunError(json, str(wrong), remedy, "field 'env'") from wrong
     for name, space in {"obs": world.single_observation_space, "action": world.single_action_space}.items():
-        if (begun := run.about["spaces"][name]) != (now := describe(space)):
-            raise RunError(
-                run.folder / "run.json",
-                f"the environment's {name} space is now {now}, and was {begun}",
-                "give the environment that the run was begun in",
-                f"spaces.{name}",
-            )
+        if about["spaces"].get(name) != describe(space):
+            what = f"the environment's {name} space is now {space}, and was another: {about['spaces'].get(name)}"
+            raise RunError(json, what, "give the environment that the run was begun in", f"field 'spaces.{name}'")
+    return world
 
 
 def _go(
@@ -220,6 +375,7 @@ def _go(
 
     def record(row: dict[str, Any]) -> None:
         run.log(row)
+        show_in_tensorboard(row)
         listen(row)
 
     def tick(row: dict[str, Any]) -> None:
@@ -228,26 +384,55 @@ def _go(
         listen({"kind": "tick", **row})
 
     def save(live: Online) -> None:
-        state = {**live.state_dict(), "seconds": spent}
+        state = {**live.state_dict(), "seconds": spent, "of": _of(run)}
         segments = {name: Segment(*replay.segment(), replay.alive) for name, replay in live.replays.items()}
         checkpoints.save(live.env_steps, state, segments, run.position())
         listen({"kind": "checkpoint", "env_steps": live.env_steps})
 
     try:
-        online(
-            live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
-            **{key: about[key] for key in ("evaluate_every", "log_every", "checkpoint_every")},
-        )  # fmt: skip
+        with events(run) if about["tensorboard"] else nullcontext(silent) as show_in_tensorboard:
+            online(
+                live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
+                **{key: about[key] for key in PERIODS},
+            )  # fmt: skip
     except KeyboardInterrupt:
-        run.update(status="stopped")
+        with suppress(RunError):  # what stopped it is what matters
+            run.update(status="stopped")
         raise
     except Exception as problem:
-        run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
+        with suppress(RunError):  # a disk that is full is full for run.json too
+            run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
+        if isinstance(problem, CheckpointError):
+            raise
+        if isinstance(problem, RunError):
+            raise RunError(
+                problem.file, problem.what, f"{checkpoints.good}; {problem.remedy}", problem.where
+            ) from problem
+        if isinstance(problem, EnvironmentFailed | NotFinite) or type(problem) is ValueError:
+            again = f"palaestra train --resume {run.folder}" if about["made_by_id"] else "pal.resume(run, env=...)"
+            remedy = f"{checkpoints.good}; when that is mended, continue with: {again}"
+            raise RunError(run.folder, str(problem), remedy) from problem
         raise
     run.update(status="finished")
 
 
-def _restore(live: Online, checkpoint: Checkpoint) -> float:
+def _of(run: Run) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to."""
+    return {key: run.about[key] for key in ("expression", "env", "spaces")}
+
+
+def _same(run: Run, checkpoint: Checkpoint) -> None:
+    """CheckpointError where a checkpoint is of another algorithm or environment than its run."""
+    of, now = checkpoint.state.get("of"), _of(run)
+    if of is not None and of != now:
+        what = f"is of {of['expression']} in {of['env']}, and run.json says {now['expression']} in {now['env']}"
+        if (of["expression"], of["env"]) == (now["expression"], now["env"]):
+            what = "is of an environment with other spaces than run.json says"
+        raise CheckpointError(checkpoint.path, what, "restore the one that was changed from a copy")
+
+
+def _restore(run: Run, live: Online, checkpoint: Checkpoint) -> float:
+    _same(run, checkpoint)
     state: Any = checkpoint.state
     rows = {
         name: [(dict(segment.tensors), segment.meta) for segment in checkpoint.segments.get(name, [])]
@@ -255,26 +440,21 @@ def _restore(live: Online, checkpoint: Checkpoint) -> float:
     }
     try:
         live.load_state_dict(state, rows)
-    except KeyError as missing:
-        remedy = "it was written by another version of palaestra: resume it with that one"
-        raise RunError(checkpoint.path, f"it has no {missing}", remedy) from missing
-    return float(state["seconds"])
+        return float(state["seconds"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as wrong:
+        raise _unfitting(checkpoint, wrong) from wrong
 
 
-@contextmanager
-def _quiet_threads(threads: int) -> Iterator[None]:
-    """The run's own number of threads: sums in another order would not be bit for bit the same."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _unfitting(checkpoint: Checkpoint, wrong: Exception) -> CheckpointError:
+    """What to say of a state that is whole and does not fit: of another version, or of other code than now."""
+    reason = f"it has no {wrong}" if isinstance(wrong, KeyError) else " ".join(str(wrong).split())[:200]
+    remedy = "it was written by another version of palaestra, or with other code: resume it with that one"
+    return CheckpointError(checkpoint.path, reason, remedy)
 
 
 def _evaluation(env: World, world: Any, episodes: int) -> Any:
     """Separate copies to evaluate in. A constructed vector environment cannot be made again: it is not evaluated in."""
-    return None if env is world else make_vector(env, episodes)
+    return None if env is world else _made(env, episodes)
 
 
 def _rebuilds(value: Algorithm) -> bool:
@@ -290,7 +470,7 @@ def _name(world: Any) -> str:
 
 
 def _folder(slug: str, about: Mapping[str, Any]) -> Path:
-    stem = f"{slug}-{about['env'].replace('/', '-')}-{about['seeds'][0]}"
+    stem = f"{slug}-{about['env'].replace('/', '-')}-{written(about['seeds'])}"
     taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
     return next(folder for folder in taken if not folder.exists())
 
@@ -298,88 +478,130 @@ def _folder(slug: str, about: Mapping[str, Any]) -> Path:
 # -------------------------------------------------------------------------------------------------- what was trained
 
 
-class Deployed:
-    """A trained policy at work: `act(obs)` gives the environment's own actions.
+def load(run: str | Path | Run, *, seed: int | None = None, device: str = "cpu") -> Deployed:
+    """The policy of a run's last checkpoint, or of a folder that `export` made. RunError where there is none.
 
-    A policy with memory remembers from call to call; `reset()` begins an episode. `env_steps` it was trained for;
-    `problems` are newer checkpoints that were passed over because they are damaged.
+    Of a run of several seeds, that of the first when `seed` is None. ValueError for a seed that the run has not.
     """
-
-    def __init__(self, learner: Learner, border: Border, env_steps: int = 0, problems: Sequence[str] = ()) -> None:
-        self.learner, self.border = learner, border
-        self.env_steps, self.problems = env_steps, tuple(problems)
-        self._policy = learner.deployed()
-        self._memory: Any = None
-
-    def reset(self) -> None:
-        """Forget: a new episode begins."""
-        self._memory = None
-
-    def act(self, obs: Any) -> np.ndarray:
-        """The most likely action for one observation, or for a batch of them (one more axis in front)."""
-        single = self._is_single(obs)
-        rows = self.border.obs(each_array(lambda x: np.asarray(x)[None], obs) if single else obs)
-        with torch.no_grad():
-            action, _, self._memory = self._policy(self.learner.nets, rows, self._memory, None)
-        batch = self.border.action(action)
-        return batch[0] if single else batch
-
-    def _is_single(self, obs: Any) -> bool:
-        space = self.border.observation
-        if isinstance(obs, dict):
-            key = next(iter(space.spaces))  # type: ignore[attr-defined]
-            return np.shape(obs[key]) == space.spaces[key].shape  # type: ignore[attr-defined]
-        if np.shape(obs) == space.shape:
-            return True
-        if np.shape(obs)[1:] == space.shape:
-            return False
-        raise ValueError(f"an observation of shape {np.shape(obs)} does not fit {space}, nor a batch of such")
-
-
-def each_array(function: Callable[[Any], Any], value: Any) -> Any:
-    """`function` of an array, or of every array of a dictionary."""
-    return {key: function(entry) for key, entry in value.items()} if isinstance(value, dict) else function(value)
-
-
-def load(run: str | Path | Run) -> Deployed:
-    """The policy of a run's last checkpoint. RunError where there is none."""
-    run = _opened(run)
+    if not isinstance(run, Run) and (Path(run) / ABOUT).exists():
+        return read(Path(run), resolved(device))
+    run = begun(run if isinstance(run, Run) else Path(run))
     about = run.about
-    if not about["rebuilds"]:
-        raise RunError(
-            run.folder / "run.json", "its algorithm was made by hand", "load it where that code is", "expression"
-        )
+    seed = about["seeds"][0] if seed is None else seed
+    if seed not in about["seeds"]:
+        raise ValueError(f"{run.folder} has no seed {seed}; it has {written(about['seeds'])}")
+    if about["together"] == "processes":
+        return load(part(run, seed), device=device)
+    value = _algorithm(run)
     checkpoints = Checkpoints(run.folder / "checkpoints")
     checkpoint = checkpoints.latest()
     if checkpoint is None:
         raise RunError(run.folder, "it has no checkpoint yet", "wait for one, or train with --checkpoint-every")
-    border = Border(undescribe(about["spaces"]["obs"]), undescribe(about["spaces"]["action"]))
-    learner = Learner(parse(about["expression"]), border.spec, about["seeds"][0])
+    _same(run, checkpoint)
+    device = resolved(device)
+    try:
+        border = Border(undescribe(about["spaces"]["obs"]), undescribe(about["spaces"]["action"]), device)
+    except (AssertionError, LookupError, TypeError, ValueError) as wrong:
+        what, remedy = f"it describes no spaces ({wrong})", "restore it from a copy, or train again with another --out"
+        raise RunError(run.folder / "run.json", what, remedy, "field 'spaces'") from wrong
+    learner = Learner(value, border.spec, (seed,), device=device, precision=about["precision"])
     state: Any = checkpoint.state
-    learner.nets.load_state_dict(each(lambda tensor: tensor, state["learner"]["nets"]))
+    try:
+        nets = state["learner"]["nets"]
+        if about["together"] == "stacked":
+            nets = {name: tensor[about["seeds"].index(seed)] for name, tensor in nets.items()}
+        learner.nets.load_state_dict(nets)
+    except (LookupError, RuntimeError, TypeError) as wrong:
+        raise _unfitting(checkpoint, wrong) from wrong
     return Deployed(learner, border, checkpoint.count, list(map(str, checkpoints.problems)))
 
 
-def evaluate(run: str | Path | Run, *, episodes: int = 10, seed: int = 0, env: World | None = None) -> dict[str, Any]:
-    """The raw scores of a run's policy in fresh episodes: `{"run": folder, "scores": {name: [values]}}`.
+def evaluate(
+    run: str | Path | Run,
+    *,
+    episodes: int = 10,
+    seed: int = 0,
+    env: World | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """The raw scores of the policy of each of a run's seeds: `{"run": folder, "scores": {name: {seed: [values]}}}`.
 
-    And `env_steps`, after how many the policy was saved, and `problems`: newer checkpoints that are damaged.
+    And `env_steps`, after how many the policies were saved, and `problems`: newer checkpoints that are damaged. All
+    seeds play the same fresh episodes, begun with `seed`. It computes as the run did: on its device (or on `device`),
+    with its precision and its number of threads.
     """
     from palaestra.rollout.source import Source
 
-    run = _opened(run)
-    if env is None and not run.about["made_by_id"]:
-        raise RunError(
-            run.folder / "run.json", "its environment was constructed", "pass it: pal.evaluate(run, env=...)"
-        )
+    run = begun(run if isinstance(run, Run) else Path(run))
     _positive(episodes=episodes)
-    deployed = load(run)
-    world = make_vector(env if env is not None else run.about["env"], episodes)
-    _same_spaces(run, world)
-    source = Source(world, seed)
-    learner = deployed.learner
-    scores: dict[str, list[float]] = {}
-    for part in learner.algorithm.evaluation:
-        scores |= part(learner.nets, learner.deployed(), source)
-    about = {"env_steps": deployed.env_steps, "problems": list(deployed.problems)}
-    return {"run": str(run.folder), "scores": scores, **about}
+    with computing(run.about["threads"], run.about["deterministic"]):
+        device = _device(run, device, "use --device cpu")
+        scores: dict[str, dict[str, list[float]]] = {}
+        env_steps, problems = [], []
+        for own in run.about["seeds"]:
+            deployed = load(run, seed=own, device=device)
+            source = Source(_world(run, env, episodes), seed, device=deployed.border.device)
+            learner = deployed.learner
+            for evaluation in learner.algorithm.evaluation:
+                for name, values in evaluation(learner.nets, learner.deployed(), source).items():
+                    scores.setdefault(name, {})[str(own)] = values
+            env_steps.append(deployed.env_steps)
+            problems += [problem for problem in deployed.problems if problem not in problems]
+    return {"run": str(run.folder), "scores": scores, "env_steps": min(env_steps), "problems": problems}
+
+
+def export(
+    run: str | Path | Run, out: str | Path, *, format: str = "policy", seed: int | None = None
+) -> dict[str, Any]:
+    """Write the policy of a run's last checkpoint into a new folder, without the run.
+
+    Args:
+        run: its folder.
+        out: the new folder.
+        format: "policy", weights and a description that `load` reads; or "onnx", which needs the `onnx` extra.
+        seed: whose policy, of a run of several seeds; the first's when None.
+
+    Returns:
+        `{"run", "folder", "format", "files", "env_steps", "nets", "inputs", "outputs", "difference"}`: the networks
+        that are in it, the arrays that an ONNX model takes and gives, and how far its actions are from PyTorch's.
+
+    Raises:
+        ValueError: there is no such format, or its packages are not installed.
+        RunError: there is no such run, the folder exists or cannot be written, or the policy cannot be exported.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"there is no format {format!r}; {nearest(format, FORMATS)}")
+    run = begun(run if isinstance(run, Run) else Path(run))
+    deployed = load(run, seed=seed)
+    about = {
+        "run": run.about["id"],
+        "env": run.about["env"],
+        "seeds": list(deployed.learner.seeds),
+        "env_steps": deployed.env_steps,
+        "versions": {key: run.about["provenance"].get(key) for key in ("palaestra", "torch", "numpy", "gymnasium")},
+    }
+    if format == "onnx":
+        from palaestra import onnx
+
+        body = onnx.write(deployed, Path(out), about)
+    else:
+        body = write(deployed, Path(out), about)
+    return {
+        "run": str(run.folder),
+        "folder": str(out),
+        "format": format,
+        "files": [*body["files"], ABOUT],
+        "env_steps": deployed.env_steps,
+        **{key: body.get(key) for key in ("nets", "inputs", "outputs", "difference")},
+        "problems": list(deployed.problems),
+    }
+
+
+def check(run: str | Path) -> dict[str, Any]:
+    """Whether a run's folder is whole: `{"ok", "problems": [{"file", "where", "what", "remedy"}]}`. Reads all files.
+
+    RunError where there is no such run.
+    """
+    problems = broken_parts(Path(run))
+    told = [{"file": str(p.file), "where": p.where, "what": p.what, "remedy": p.remedy} for p in problems]
+    return {"ok": not problems, "problems": told}

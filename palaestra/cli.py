@@ -1,4 +1,4 @@
-"""The command line: `palaestra train | evaluate | show | list | runs`.
+"""The command line: `palaestra train | evaluate | export | show | list | runs`.
 
 What programs read (`--json`) goes to standard output, one object; progress and messages go to standard error. Exit
 codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported before it is needed.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-runs_app = typer.Typer(help="Look at runs: list, show, plot.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(help="Look at runs: list, show, plot, check.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
 
@@ -46,6 +49,7 @@ def _root(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error as well.")]
 
 
 # What Typer raises for a mistake in options and arguments; its base class moved when Typer took click in.
@@ -68,7 +72,7 @@ def main() -> None:
 
 def _message(wrong: Exception) -> str:
     if not isinstance(wrong, Usage):
-        return f"error: {wrong}"
+        return f"error: {' '.join(str(wrong).split())}"  # spaces and foreign errors are written on several lines
     text, context = wrong.format_message(), wrong.ctx  # type: ignore[attr-defined]
     if type(wrong).__name__ == "NoArgsIsHelpError":
         return str(text)
@@ -79,12 +83,24 @@ def _exit_code(wrong: Exception) -> int:
     """2 for what the user wrote, 1 for what a run or a file is; 0 for a mistake of ours, which keeps its traceback."""
     if isinstance(wrong, Usage):
         return 2
+    from palaestra.faults import EnvironmentFailed, NotFinite
     from palaestra.runs.errors import RunError
 
-    if isinstance(wrong, RunError):
+    if isinstance(wrong, RunError | EnvironmentFailed | NotFinite):
         return 1
     ours = type(wrong).__module__.startswith("palaestra") or type(wrong) is ValueError
     return 2 if ours and isinstance(wrong, ValueError) else 0
+
+
+@contextmanager
+def _telling(verbose: bool) -> Iterator[None]:
+    """Show the traceback of an error that `main` makes one line of."""
+    try:
+        yield
+    except Exception:
+        if verbose:
+            traceback.print_exc()
+        raise
 
 
 def say(text: str) -> None:
@@ -118,36 +134,43 @@ def train(
     env: Annotated[str | None, typer.Option(help="A Gymnasium id.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Environment steps in all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every random stream.")] = 0,
-    environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side.")] = 1,
+    seeds: Annotated[str | None, typer.Option(help="Several, each learning on its own: 0-15, or 3,5,8.")] = None,
+    together: Annotated[
+        str, typer.Option(help="How several seeds run: stacked, processes, or auto: the faster, by trying.")
+    ] = "auto",
+    environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side, of each seed.")] = 1,
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Of each evaluation.")] = 10,
     log_every: Annotated[int | None, typer.Option(min=1, help="Steps between rows of the metrics.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for forward passes.")] = "float32",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch.")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="Refuse sums without a fixed order.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Fuse each loss (a minute at the start).")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Train an algorithm in an environment, or continue a run."""
     if resume is None and (expression is None or env is None or steps is None):
         missing = [n for n, v in {"EXPRESSION": expression, "--env": env, "--steps": steps}.items() if v is None]
         raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
-    if resume is not None and (given := _given(context) - {"resume", "steps", "as_json", "quiet"}):
+    if resume is not None and (given := _given(context) - {"resume", "steps", "as_json", "quiet", "verbose"}):
         names = ", ".join(sorted("EXPRESSION" if n == "expression" else f"--{n.replace('_', '-')}" for n in given))
         raise typer.BadParameter(f"--resume continues a run as it was begun: leave out {names}")
-    import torch
-
+    if seeds is not None and "seed" in _given(context):
+        raise typer.BadParameter("give --seed or --seeds, not both")
     from palaestra import api
     from palaestra.progress import Progress
+    from palaestra.together import seeds_of
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     progress = Progress(quiet)
     try:
-        with progress:
+        with _telling(verbose), progress:
             if resume is not None:
                 run = api.resume(resume, steps, listen=progress)
             else:
@@ -155,9 +178,11 @@ def train(
                 assert env is not None
                 assert steps is not None
                 run = api.train(
-                    expression, env, steps, seed=seed, environments=environments, out=out, episodes=episodes,
+                    expression, env, steps, seed=seed, seeds=None if seeds is None else seeds_of(seeds),
+                    together=together, environments=environments, out=out, episodes=episodes,
                     evaluate_every=evaluate_every, log_every=log_every, checkpoint_every=checkpoint_every,
-                    device=device, compile=compile, listen=progress,
+                    device=device, precision=precision, threads=threads, deterministic=deterministic,
+                    compile=compile, tensorboard=tensorboard, listen=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:
         say(f"stopped; continue with: palaestra train --resume {progress.run}" if progress.run else "stopped")
@@ -210,20 +235,50 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     episodes: Annotated[int, typer.Option(min=1)] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Of the environments.")] = 0,
+    device: Annotated[str | None, typer.Option(help="The run's own when left out.")] = None,
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Play fresh episodes with a run's last checkpoint and give their raw scores."""
     from palaestra import api
 
-    result = api.evaluate(run, episodes=episodes, seed=seed)
+    with _telling(verbose):
+        result = api.evaluate(run, episodes=episodes, seed=seed, device=device)
     for problem in result["problems"]:
         say(f"warning: passed over a damaged checkpoint: {problem}")
     if as_json:
         give(result)
     else:
-        _say_scores({name: {"": values} for name, values in result["scores"].items()})
-        for name, values in result["scores"].items():
-            print(name, *(f"{value:.6g}" for value in values))
+        _say_scores(result["scores"])
+        for name, by_seed in result["scores"].items():
+            for own, values in by_seed.items():
+                whose = f" seed {own}" if len(by_seed) > 1 else ""
+                print(f"{name}{whose}", *(f"{value:.6g}" for value in values))
+
+
+@app.command(epilog="Example: palaestra export runs/first --out policy --format onnx")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path, typer.Option(help="The new folder.")],
+    format: Annotated[str, typer.Option(help="policy, which palaestra loads without the run, or onnx.")] = "policy",
+    seed: Annotated[int | None, typer.Option(help="Whose policy, of several; the first's when left out.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the policy of a run's last checkpoint into a folder of its own."""
+    from palaestra import api
+
+    with _telling(verbose):
+        result = api.export(run, out, format=format, seed=seed)
+    for problem in result["problems"]:
+        say(f"warning: passed over a damaged checkpoint: {problem}")
+    if as_json:
+        give(result)
+        return
+    say(f"the policy after {result['env_steps']:,} steps is in {out}: {', '.join(result['files'])}")
+    if result["difference"] is not None:
+        taken, given = (", ".join(f"{one['name']} {one['shape']}" for one in result[k]) for k in ("inputs", "outputs"))
+        say(f"it takes {taken} and gives {given}; PyTorch's actions differ by {result['difference']:.2g} at most")
 
 
 @app.command(epilog='Example: palaestra show "td3(lr=1e-3)+n-step"')
@@ -287,11 +342,10 @@ def runs_list(
     as_json: Json = False,
 ) -> None:
     """List the runs in folders."""
-    from palaestra.runs import broken, find, row
+    from palaestra.runs import table
 
-    places = folders or [Path("runs")]
-    rows = [row(run) for run in find(places)]
-    problems = [{"folder": str(folder), "problem": str(problem)} for folder, problem in broken(places)]
+    rows, broken = table(folders or [Path("runs")])
+    problems = [{"folder": str(folder), "problem": str(problem)} for folder, problem in broken]
     if as_json:
         give({"runs": [{**r, "folder": str(r["folder"])} for r in rows], "broken": problems})
         return
@@ -299,13 +353,13 @@ def runs_list(
     from rich.table import Table
 
     columns = ("folder", "env", "seeds", "status", "env_steps", "iqm", "expression")
-    table = Table(*columns, box=None, pad_edge=False)
+    shown = Table(*columns, box=None, pad_edge=False)
     for one in rows:
         scores = ", ".join(f"{name} {value:.5g}" for name, value in one["iqm"].items())
         seeds = ",".join(map(str, one["seeds"] or []))
         cells = (one["folder"], one["env"], seeds, one["status"], one["env_steps"], scores, one["expression"])
-        table.add_row(*map(str, cells))
-    Console().print(table)
+        shown.add_row(*map(str, cells))
+    Console().print(shown)
     for problem in problems:
         say(f"error: {problem['problem']}")
 
@@ -338,3 +392,20 @@ def runs_plot(
 
     path = learning_curve(find(runs), out, score)
     give({"picture": str(path)}) if as_json else say(f"the picture is {path}")
+
+
+@runs_app.command("check", epilog="Example: palaestra runs check runs/first")
+def runs_check(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
+    """Read every file of a run and say which are damaged."""
+    from palaestra import api
+
+    result = api.check(run)
+    if as_json:
+        give(result)
+    else:
+        for one in result["problems"]:
+            place = f"{one['file']}, {one['where']}" if one["where"] else one["file"]
+            say(f"error: {place}: {one['what']}; {one['remedy']}")
+        say("whole" if result["ok"] else f"{len(result['problems'])} problems")
+    if not result["ok"]:
+        raise typer.Exit(1)

@@ -47,11 +47,12 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {"slug": entry.slug, "title": title, "package": entry.package, "problem": problem}
 
 
-def _title(module: str, world: str, limit: int, options: Mapping[str, Any]) -> str:
+def _title(module: str, world: str, limit: int | None, options: Mapping[str, Any]) -> str:
     found = getattr(import_module(f"palaestra.envs.{module}"), f"{world}VectorEnv")
     set_to = "".join(f", {key} {value}" for key, value in options.items())
     about = (inspect.getdoc(found) or "").partition("\n")[0].partition(". ")[0].rstrip(".")
-    return f"{about}; {limit} steps{set_to}"
+    ends = f"{limit} steps" if limit is not None else "episodes end by themselves"
+    return f"{about}; {ends}{set_to}"
 
 
 def _changes(entry: Entry) -> list[str]:

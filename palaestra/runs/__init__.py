@@ -4,10 +4,22 @@ This is storage and imports nothing else of palaestra. `checkpoints` and `states
 import torch, and listing runs should not wait for it.
 """
 
+from palaestra.runs.check import check
 from palaestra.runs.errors import CheckpointError, RunError
 from palaestra.runs.plots import learning_curve
 from palaestra.runs.provenance import provenance
-from palaestra.runs.queries import broken, find, row
+from palaestra.runs.queries import broken, find, row, table
 from palaestra.runs.run import Run
 
-__all__ = ["CheckpointError", "Run", "RunError", "broken", "find", "learning_curve", "provenance", "row"]
+__all__ = [
+    "CheckpointError",
+    "Run",
+    "RunError",
+    "broken",
+    "check",
+    "find",
+    "learning_curve",
+    "provenance",
+    "row",
+    "table",
+]

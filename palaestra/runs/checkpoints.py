@@ -12,7 +12,6 @@ Names that begin with a dot are unfinished or on their way out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -26,7 +25,7 @@ import safetensors
 from torch import Tensor
 
 from palaestra.runs.errors import CheckpointError
-from palaestra.runs.files import Fingerprint, damage, from_json, sync_folder, to_json, write_file
+from palaestra.runs.files import Fingerprint, damage, from_json, seal, sync_folder, to_json, write_file
 from palaestra.runs.states import State, load_state, save_state, stores_natively, write_tensors
 
 FORMAT = 1
@@ -100,11 +99,13 @@ class Checkpoints:
         folder: `checkpoints/` of the run; made by the first save.
         keep: how many checkpoints stay. Two, so that one damaged file does not end a run.
         problems: what `latest` found damaged on its way to an intact checkpoint.
+        last: the checkpoint last saved or loaded.
     """
 
     folder: Path
     keep: int = 2
     problems: list[CheckpointError] = field(default_factory=list)
+    last: Path | None = None
     # Those of the checkpoint last saved or loaded, which the next one goes on from. Not those of the newest on disk:
     # that may be one that `latest` had to pass over.
     _carried: tuple[_Stored, ...] = ()
@@ -164,16 +165,15 @@ class Checkpoints:
             sync_folder(self.folder)
             done = True
         except OSError as error:
-            good = f"the last good checkpoint is {before[-1].name}" if before else "there is no checkpoint yet"
             raise CheckpointError(
                 Path(error.filename or target),
                 f"cannot be written ({error.strerror})",
-                f"{good}; free space or check permissions, then --resume",
+                f"{self.good}; free space or check permissions, then --resume",
             ) from error
         finally:
             if not done:
                 _discard([target, temporary, *written])
-        self._carried = tuple(stored)
+        self._carried, self.last = tuple(stored), target
         self._prune(target)
         return target
 
@@ -219,7 +219,7 @@ class Checkpoints:
             _verify(file, Fingerprint(stored.size, stored.sha256))
             segments.setdefault(stored.name, []).append(Segment(_mapped(file), stored.meta))
         checkpoint = Checkpoint(path, manifest.count, manifest.position, load_state(path), segments)
-        self._carried = manifest.segments
+        self._carried, self.last = manifest.segments, path
         return checkpoint
 
     def check(self) -> list[CheckpointError]:
@@ -232,6 +232,13 @@ class Checkpoints:
             except CheckpointError as error:
                 found.append(error)
         return found
+
+    @property
+    def good(self) -> str:
+        """Where the checkpoint is that was last saved or loaded, in words."""
+        if self.last is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.last} ({int(self.last.name.partition('.')[0]):,} steps)"
 
     @property
     def _segments(self) -> Path:
@@ -334,10 +341,6 @@ def _verify(path: Path, expected: Fingerprint) -> None:
         raise CheckpointError(path, what, _REMEDY)
 
 
-def _seal(body: dict[str, Any]) -> str:
-    return hashlib.sha256(to_json(body).encode()).hexdigest()
-
-
 def _manifest_text(manifest: _Manifest) -> bytes:
     body = {
         "format": FORMAT,
@@ -346,14 +349,14 @@ def _manifest_text(manifest: _Manifest) -> bytes:
         "files": {name: entry._asdict() for name, entry in manifest.files.items()},
         "segments": [vars(stored) for stored in manifest.segments],
     }
-    return to_json({**body, "sha256": _seal(body)}).encode()
+    return to_json({**body, "sha256": seal(body)}).encode()
 
 
 def _read_manifest(folder: Path) -> _Manifest:
     path = folder / _MANIFEST
     try:
         body = from_json(path.read_bytes())
-        seal = body.pop("sha256")
+        sealed = body.pop("sha256")
     except FileNotFoundError:
         raise CheckpointError(path, "missing", _REMEDY) from None
     except OSError as error:
@@ -363,7 +366,7 @@ def _read_manifest(folder: Path) -> _Manifest:
         raise CheckpointError(path, f"truncated or changed: no JSON ({error.msg})", _REMEDY, where) from error
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(path, "changed: no manifest", _REMEDY) from error
-    if _seal(body) != seal:
+    if seal(body) != sealed:
         raise CheckpointError(path, "changed: its content is not what it was sealed with", _REMEDY)
     if body["format"] > FORMAT:
         what = f"{body['format']} is newer than the {FORMAT} that this palaestra reads"

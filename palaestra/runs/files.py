@@ -78,6 +78,11 @@ def damage(path: Path, expected: Fingerprint) -> str | None:
     return None
 
 
+def seal(body: Mapping[str, object]) -> str:
+    """Return the SHA-256 of JSON data, in hexadecimal: what a file says of its own content."""
+    return hashlib.sha256(to_json(body).encode()).hexdigest()
+
+
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 

@@ -31,6 +31,21 @@ def broken(folders: Iterable[Path]) -> list[tuple[Path, RunError]]:
     return [(folder, found) for folder, found in _opened(folders) if isinstance(found, RunError)]
 
 
+def table(folders: Iterable[Path]) -> tuple[list[dict[str, Any]], list[tuple[Path, RunError]]]:
+    """Return the `row` of every run that `find` gives, and the folders of those that are broken, with what is wrong.
+
+    Raises:
+        RunError: one of the folders does not exist.
+    """
+    rows, problems = [], broken(folders := list(folders))
+    for run in find(folders):
+        try:
+            rows.append(row(run))
+        except RunError as error:
+            problems.append((run.folder, error))
+    return rows, problems
+
+
 def row(run: Run) -> dict[str, Any]:
     """Return a run as one row of a table.
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,11 +62,15 @@ class Run:
             raise ValueError(f"about: {taken[0]!r} is filled in by Run.create; use another name")
         if (folder / "run.json").exists():
             raise RunError(folder, "holds a run already", "go on with it by --resume, or choose another --out")
+        new = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, {**given, **about, "provenance": provenance()})
             run._write()
         except OSError as error:
+            if new:
+                with suppress(OSError):
+                    folder.rmdir()
             raise RunError(folder, f"cannot be written ({error.strerror})", "choose another --out") from error
         return run
 
@@ -89,13 +93,14 @@ class Run:
         return cls(folder, _checked(path, text))
 
     def update(self, **fields: Any) -> None:
-        """Merge fields into `run.json`, atomically.
+        """Merge fields into `run.json`, atomically; one that is None is taken out.
 
         Raises:
             RunError: `run.json` is broken or cannot be written.
             TypeError: a field is no JSON.
         """
-        self.about = {**Run.open(self.folder).about, **fields}
+        about = {**self.about, **Run.open(self.folder).about, **fields}
+        self.about = {key: value for key, value in about.items() if value is not None or key not in fields}
         try:
             self._write()
         except OSError as error:
@@ -131,40 +136,45 @@ class Run:
                 self._metrics, f"cannot be written ({error.strerror})", "free space or check permissions, then --resume"
             ) from error
 
+    def parts(self) -> list[Path]:
+        """Return the folders of the runs that this one is made of: one a seed, where each ran in its own process."""
+        return sorted((path.parent for path in self.folder.glob("seeds/*/run.json")), key=lambda p: int(p.name))
+
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows that were logged, oldest first; a last line that a crash cut short is left out.
+        """Return the rows that were logged, oldest first, and after them those of each of its `parts`.
+
+        A last line that a crash cut short is left out.
 
         Raises:
             RunError: a line that is no JSON object, by its number.
         """
-        # What follows the last newline is a line that a crash cut short, or nothing.
-        *lines, _torn = self._content().split(b"\n")
-        rows = []
-        for number, line in enumerate(lines, start=1):
+        rows = [self._row(number, line) for number, line in enumerate(self._lines(), start=1)]
+        return rows + [row for part in self.parts() for row in Run.open(part).metrics()]
+
+    def broken_lines(self) -> list[RunError]:
+        """Return what `metrics` would raise, for every line that is no JSON object."""
+        found = []
+        for number, line in enumerate(self._lines(), start=1):
             try:
-                row = from_json(line)
-                if not isinstance(row, dict):
-                    raise ValueError
-            except ValueError as error:
-                raise RunError(
-                    self._metrics,
-                    f"is no JSON object: {line[:40].decode(errors='replace')!r}",
-                    "correct or delete this line",
-                    f"line {number}",
-                ) from error
-            rows.append(row)
-        return rows
+                self._row(number, line)
+            except RunError as error:
+                found.append(error)
+        return found
 
     def position(self) -> int:
-        """Return the length of `metrics.jsonl` in bytes, after an fsync: a checkpoint may rely on what it records."""
+        """Return the length of `metrics.jsonl` in bytes, after an fsync: a checkpoint may rely on what it records.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
         if not self._metrics.exists():
             return 0
-        with self._metrics.open("rb+") as file:
+        with self._writable() as file:
             os.fsync(file.fileno())
-            return file.seek(0, os.SEEK_END)
+            return int(file.seek(0, os.SEEK_END))
 
-    def truncate(self, position: int) -> None:
-        """Cut `metrics.jsonl` to `position` bytes, as it was when the checkpoint was made that is resumed from.
+    def expect(self, position: int) -> None:
+        """Compare `metrics.jsonl` with the position of a checkpoint.
 
         Raises:
             RunError: the file is shorter, or `position` is inside a line: it is not the checkpoint's file.
@@ -172,12 +182,21 @@ class Run:
         content = self._content()
         if position > len(content):
             what = f"has {len(content)} bytes, and the checkpoint was made at {position}"
-            raise RunError(self._metrics, what, "restore the file, or resume from an earlier checkpoint")
-        if position and content[position - 1 : position] != b"\n":
+        elif position and content[position - 1 : position] != b"\n":
             what = f"position {position} of the checkpoint is inside a line"
-            raise RunError(self._metrics, what, "restore the file, or resume from an earlier checkpoint")
-        if position < len(content):
-            with self._metrics.open("rb+") as file:
+        else:
+            return
+        raise RunError(self._metrics, what, "restore the file, or resume from an earlier checkpoint")
+
+    def truncate(self, position: int) -> None:
+        """Cut `metrics.jsonl` to `position` bytes, as it was when the checkpoint was made that is resumed from.
+
+        Raises:
+            RunError: as `expect`, or the file cannot be written.
+        """
+        self.expect(position)
+        if position < len(self._content()):
+            with self._writable() as file:
                 file.truncate(position)
                 os.fsync(file.fileno())
 
@@ -219,7 +238,33 @@ class Run:
         return self.folder / "metrics.jsonl"
 
     def _content(self) -> bytes:
-        return self._metrics.read_bytes() if self._metrics.exists() else b""
+        try:
+            return self._metrics.read_bytes() if self._metrics.exists() else b""
+        except OSError as error:
+            raise RunError(self._metrics, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+    def _lines(self) -> list[bytes]:
+        # What follows the last newline is a line that a crash cut short, or nothing.
+        return self._content().split(b"\n")[:-1]
+
+    def _row(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            row = from_json(line)
+            if not isinstance(row, dict):
+                raise ValueError
+        except ValueError as error:
+            what = f"is no JSON object: {line[:40].decode(errors='replace')!r}"
+            raise RunError(self._metrics, what, "correct or delete this line", f"line {number}") from error
+        return row
+
+    @contextmanager
+    def _writable(self) -> Iterator[Any]:
+        try:
+            with self._metrics.open("rb+") as file:
+                yield file
+        except OSError as error:
+            remedy = "free space or check permissions, then --resume"
+            raise RunError(self._metrics, f"cannot be written ({error.strerror})", remedy) from error
 
     def _write(self) -> None:
         text = to_json(self.about, indent=2)

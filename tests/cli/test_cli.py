@@ -19,6 +19,7 @@ from palaestra import cli
 
 TD3 = "td3(start=20,hidden=(8,),batch_size=8)"
 PENDULUM = ("--env", "palaestra/Pendulum-v0")
+VERBS = ("train", "evaluate", "export", "show", "list", "runs list", "runs show", "runs plot", "runs check")
 SHORT = (*PENDULUM, "--steps", "60", "--episodes", "2", "--evaluate-every", "40")
 
 
@@ -218,8 +219,12 @@ def test_an_algorithm_that_does_not_fit_names_others(line: Line, base: str, name
         (("list", "everything"), "there are: algorithms, envs, methods"),
         (("list",), "see: palaestra list --help"),
         (("evaluate",), "see: palaestra evaluate --help"),
+        (("export", "first"), "'--out'"),
+        (("export", "first", "--out", "policy", "--format", "onxn"), "did you mean onnx?"),
+        (("train", TD3, *SHORT, "--precision", "bf61"), "it must be one of float32, bf16"),
         (("tarin",), "train"),
         (("runs", "plto"), "plot"),
+        (("exprot",), "export"),
     ],
 )
 def test_wrong_usage(line: Line, first: Path, arguments: tuple[str, ...], remedy: str) -> None:
@@ -233,7 +238,9 @@ def test_a_folder_that_holds_a_run(line: Line, first: Path) -> None:
     assert (first / "run.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("verb", [("evaluate",), ("train", "--resume"), ("runs", "show")])
+@pytest.mark.parametrize(
+    "verb", [("evaluate",), ("train", "--resume"), ("runs", "show"), ("runs", "check"), ("export", "--out", "policy")]
+)
 def test_a_missing_run_names_the_nearest(line: Line, first: Path, verb: tuple[str, ...]) -> None:
     assert line.refused(*verb, "frist", code=1) == "error: frist: there is no such run; did you mean first?\n"
 
@@ -394,7 +401,7 @@ def test_importing_loads_nothing_heavy(tmp_path: Path, code: str) -> None:
     assert (out, err) == ("[]\n", "")
 
 
-@pytest.mark.parametrize("verb", [(), ("train",), ("evaluate",), ("show",), ("list",), ("runs", "list")])
+@pytest.mark.parametrize("verb", [(), *map(tuple, map(str.split, VERBS))])
 def test_every_verb_has_help_with_an_example(line: Line, verb: tuple[str, ...]) -> None:
     answer = line(*verb, "--help")
     assert (answer.code, answer.err) == (0, "")

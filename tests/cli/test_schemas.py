@@ -1,6 +1,7 @@
 """What every verb prints with `--json` fits its schema in `palaestra/schemas`."""
 
 import json
+import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, answered("train", TD3, *given, "--out", str(folder))
 
 
-def test_there_are_nine() -> None:
+def test_there_are_eleven() -> None:
     listed = {f"list-{what}" for what in ("algorithms", "methods", "envs")}
-    assert set(SCHEMAS) == {"train", "evaluate", "show", "runs-list", "runs-show", "runs-plot", *listed}
+    runs = {f"runs-{what}" for what in ("list", "show", "plot", "check")}
+    assert set(SCHEMAS) == {"train", "evaluate", "export", "show", *runs, *listed}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -69,8 +71,28 @@ def test_train(run: tuple[Path, Any]) -> None:
 def test_evaluate(run: tuple[Path, Any]) -> None:
     answer = answered("evaluate", str(run[0]), "--episodes", "3")
     fits(answer, "evaluate")
-    assert len(answer["scores"]["episode_return"]) == 3
+    assert list(map(len, answer["scores"]["episode_return"].values())) == [3]
     assert (answer["env_steps"], answer["problems"]) == (60, [])
+
+
+@pytest.mark.parametrize("format", ["policy", "onnx"])
+def test_export(run: tuple[Path, Any], tmp_path: Path, format: str) -> None:
+    answer = answered("export", str(run[0]), "--out", str(tmp_path / "policy"), "--format", format)
+    fits(answer, "export")
+    assert sorted(answer["files"]) == sorted(path.name for path in (tmp_path / "policy").iterdir())
+    assert (answer["env_steps"], answer["nets"] is None) == (60, format == "onnx")
+
+
+def test_runs_check(run: tuple[Path, Any], tmp_path: Path) -> None:
+    whole = answered("runs", "check", str(run[0]))
+    fits(whole, "runs-check")
+    assert whole == {"ok": True, "problems": []}
+    shutil.copytree(run[0], tmp_path / "broken")
+    (tmp_path / "broken" / "metrics.jsonl").write_text("{\n")
+    done = CliRunner().invoke(app, ["runs", "check", str(tmp_path / "broken"), "--json"])
+    assert done.exit_code == 1
+    fits(json.loads(done.stdout), "runs-check")
+    assert not json.loads(done.stdout)["ok"]
 
 
 def test_runs(run: tuple[Path, Any], tmp_path: Path) -> None:
@@ -109,7 +131,7 @@ def test_a_score_that_is_no_number_is_null(run: tuple[Path, Any], tmp_path: Path
     [
         ("train", {"env_steps": -1}),
         ("train", {"scores": {"episode_return": [1.0]}}),
-        ("evaluate", {"scores": {"episode_return": 1.0}}),
+        ("evaluate", {"scores": {"episode_return": [1.0]}}),
         ("runs-show", {"status": "done"}),
     ],
 )
