@@ -53,14 +53,19 @@ class Job:
     checkpoint_every: int = 50
     episodes: int = 2
     seed: int = 3
+    seeds: str | None = None  # several, stacked, in the place of the one
 
     def verb(self, folder: Path) -> list[str]:
         """Arguments that begin the run, or continue it where it has begun."""
         if (folder / "run.json").exists():
             return ["train", "--resume", str(folder)]
         names = ("steps", "environments", "log_every", "evaluate_every", "checkpoint_every", "episodes", "seed")
+        if self.seeds is not None:
+            names = names[:-1]
         numbers = [text for n in names for text in (f"--{n.replace('_', '-')}", str(getattr(self, n)))]
-        return ["train", self.expression, "--env", self.env, *numbers, "--threads", "1", "--out", str(folder)]
+        several = [] if self.seeds is None else ["--seeds", self.seeds, "--together", "stacked"]
+        which = ["train", self.expression, "--env", self.env, *several]
+        return [*which, *numbers, "--threads", "1", "--out", str(folder)]
 
 
 class Wrong(AssertionError):

@@ -23,6 +23,7 @@ from tests.runs.resuming import (
 )
 
 TINY = "start=60, hidden=(8,), batch_size=8, capacity=100"
+ROLLOUT = "hidden=(8,), collect=7, epochs=2"  # 7 divides neither an episode nor a period
 
 FAST = {
     "sac": Job(f"sac({TINY})", "Pendulum-v1", 260, checkpoint_every=40),
@@ -37,16 +38,29 @@ SLOW = {
     "td3 on contexts": Job(f"td3({TINY})", "palaestra/ContextualPendulum-v0", 500),
     "sac-discrete": Job(f"sac-discrete({TINY})", "Acrobot-v1", 700, episodes=1, evaluate_every=170),
     "ddpg": Job(f"ddpg({TINY})", "MountainCarContinuous-v0", 1_200, episodes=1, evaluate_every=370),
-}
+    "c51": Job(f"c51({TINY}, target_every=20, exploration_steps=200)+double", "CartPole-v1", 500),
+    "qr-dqn": Job(f"qr-dqn({TINY}, target_every=20, exploration_steps=200)+prioritised", "palaestra/CartPole-v0", 500),
+    "ppo": Job(
+        f"ppo({ROLLOUT}, minibatches=2, anneal_steps=900)+normalised-obs+normalised-reward", "Pendulum-v1", 900,
+        environments=3, episodes=1, evaluate_every=270,
+    ),
+    "recurrent-ppo": Job(f"recurrent-ppo({ROLLOUT}, memory=8)", "palaestra/Recall-v0", 900, environments=3),
+    "seeds of sac": Job(f"sac({TINY})", "palaestra/Pendulum-v0", 400, seeds="0-2"),
+    "seeds of dqn": Job(
+        f"dqn({TINY}, target_every=20, exploration_steps=200)+n-step+prioritised", "CartPole-v1", 400, seeds="4,1",
+    ),
+    "seeds of recurrent-ppo": Job(
+        f"recurrent-ppo({ROLLOUT}, memory=8)+normalised-obs", "palaestra/Recall-v0", 600, environments=2, seeds="0-2",
+    ),
+}  # fmt: skip
 
 
 def resumes_exactly(job: Job, folder: Path, kills: int, seed: int) -> None:
     """Kills in a row, by turns at a random moment of training and at a random step of the saves; then to the end."""
     rng = np.random.default_rng(seed)
     finish(job, folder / "whole")
-    replay = final(folder / "whole").state["replays"]["replay"]
-    ring = 100 // job.environments
-    assert (replay["heads"] > 2 * ring).all(), "the ring has to wrap around"
+    for replay in final(folder / "whole").state["replays"].values():
+        assert (replay["heads"] > 2 * (100 // job.environments)).all(), "the ring has to wrap around"
     struck, latest = 0, 1.2 * training_seconds(folder / "whole") / kills
     for kill in range(kills):
         if finished(folder / "killed"):
