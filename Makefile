@@ -61,8 +61,12 @@ docs: install  ## Write the generated pages and build the site into site/
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: install-bench  ## Time our gradient steps against the peers', side by side
-	$(BIN)/python benchmarks/throughput.py all --peers-python $(PEERS)
+bench: install-bench  ## Time steps, loops and seeds, ours and the peers', and write the page's tables
+	$(BIN)/python benchmarks/throughput.py all --only steps --peers-python $(PEERS) --out docs/benchmarks
+	$(BIN)/python benchmarks/throughput.py all --only loops --threads 1 --peers-python $(PEERS) --out docs/benchmarks
+	$(BIN)/python benchmarks/seeds.py --out docs/benchmarks
+	$(BIN)/python benchmarks/gpu.py --out docs/benchmarks
+	$(BIN)/python benchmarks/tables.py
 
 build: install  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build

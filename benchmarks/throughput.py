@@ -1,19 +1,15 @@
-"""How long does one gradient step take, ours and the peers', side by side on this machine?
+"""How long does a gradient step take, and how fast is the whole training loop? Ours and the peers', side by side.
 
-    python benchmarks/throughput.py ours sac --compile      # one measurement, one JSON line
-    python benchmarks/throughput.py sb3 sac
+    python benchmarks/throughput.py all --peers-python PEERS/bin/python --out docs/benchmarks   # everything
+    python benchmarks/throughput.py all --only steps --repeats 3
+    python benchmarks/throughput.py ours sac --compile      # one gradient step's measurement, one JSON line
     python benchmarks/throughput.py sbx td3
     python benchmarks/throughput.py peak                    # what this machine's matrix products reach
-    python benchmarks/throughput.py all --repeats 5 --peers-python peers/bin/python
 
-What is timed is everything between two environment steps: sampling 256 of 100,000 stored rows (17 observations,
+A gradient step is everything between two environment steps: sampling 256 of 100,000 stored rows (17 observations,
 6 actions), the losses, their gradients, the optimisers and the target networks, with two hidden layers of 256 units.
-Environment steps, warm-up and compilation are left out.
-
-Absolute times drift from machine to machine and from minute to minute. So `all` runs every contestant in a process of
-its own, in turn and each time in another order, with the same threads and the same cores, and prints medians, ratios
-to a peer timed in the same round, and the share of the matrix-product peak. Run it on an idle machine: one busy
-neighbour slows a contestant with as many threads as there are cores several times over.
+Environment steps, warm-up and compilation are left out. For the whole loop see `loops.py`, and for how all are timed
+`contest.py`; results are medians over rounds.
 
 SBX appears twice. One update a call is what an online loop with one gradient step an environment step does; 60 a call
 run inside one compiled loop, which is what SBX does best and what learning from a fixed data set could use.
@@ -21,13 +17,14 @@ run inside one compiled loop, which is what SBX does best and what learning from
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import contest
+import loops
 
 OBS, ACTIONS, UNITS, BATCH, ROWS = 17, 6, 256, 256, 100_000
 BLOCKS, UPDATES, WARM_UP = 15, 60, 120
@@ -57,36 +54,43 @@ def flops(algorithm: str) -> float:
     return 2.0 * BATCH * total  # a multiplication and an addition
 
 
-def ours(algorithm: str, compile: bool) -> Steps:
-    """Ours, as `palaestra.loops.online` calls it."""
+def filled(value, environments: int, rows: int, device: str = "cpu", seeds: int = 1):
+    """The replay of an algorithm with so many random rows of each seed."""
     import torch
 
+    from palaestra.data.replay import Replay
+    from palaestra.learner import generator
+
+    rng = generator(0, "benchmark")
+    replay = Replay(value.buffers["replay"], environments * seeds, device, seeds)
+    shape = (rows // environments, environments * seeds)
+    ends = torch.rand(shape, generator=rng) < 0.01
+    never = torch.zeros(shape, dtype=torch.bool)
+    steps = {
+        "obs": torch.randn(*shape, OBS, generator=rng),
+        "next_obs": torch.randn(*shape, OBS, generator=rng),
+        "action": torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1,
+        "reward": torch.randn(shape, generator=rng),
+        "terminated": ends,
+        "truncated": never,
+        "first": torch.cat([~never[:1], ends[:-1]]),
+        "valid": ~never,
+    }
+    replay.insert({key: column.to(device) for key, column in steps.items()})
+    return replay
+
+
+def ours(algorithm: str, compile: bool) -> Steps:
+    """Ours, as `palaestra.loops.online` calls it."""
     from palaestra.algorithms.sac import sac
     from palaestra.algorithms.td3 import td3
     from palaestra.batch import Space, Spec
-    from palaestra.data.replay import Replay
     from palaestra.learner import Learner, generator
 
     value = {"sac": sac, "td3": td3}[algorithm](hidden=(UNITS, UNITS), batch_size=BATCH)
     learner = Learner(value, Spec(Space((OBS,)), Space((ACTIONS,))), compile=compile)
-    rng = generator(0, "benchmark")
-    environments = 100  # only to fill it quickly
-    replay = Replay(value.buffers["replay"], environments)
-    shape = (ROWS // environments, environments)
-    ends = torch.rand(shape, generator=rng) < 0.01
-    never = torch.zeros(shape, dtype=torch.bool)
-    replay.insert(
-        {
-            "obs": torch.randn(*shape, OBS, generator=rng),
-            "next_obs": torch.randn(*shape, OBS, generator=rng),
-            "action": torch.rand(*shape, ACTIONS, generator=rng) * 2 - 1,
-            "reward": torch.randn(shape, generator=rng),
-            "terminated": ends,
-            "truncated": never,
-            "first": torch.cat([~never[:1], ends[:-1]]),
-            "valid": ~never,
-        }
-    )
+    rng = generator(0, "drawing")
+    replay = filled(value, 100, ROWS)  # a hundred environments, only to fill it quickly
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -166,32 +170,6 @@ def measure(steps: Steps) -> dict[str, float]:
     }
 
 
-def peak() -> dict[str, float]:
-    """The best rate of single-precision matrix products, in GFLOP/s: at a layer's shape, and at a large one."""
-    import torch
-
-    def rate(size: int, seconds: float = 2.0) -> float:
-        left, right, out = (torch.ones(size, size) for _ in range(3))
-        count = max(1, int(2e8 / size**3))
-        best, end = 0.0, time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            for _ in range(count):
-                torch.mm(left, right, out=out)
-            best = max(best, count * 2 * size**3 / (time.perf_counter() - start))
-        return round(best / 1e9, 1)
-
-    return {"gflops_256": rate(256), "gflops_2048": rate(2048)}
-
-
-def limit(threads: int) -> None:
-    """Same threads and same cores for everybody. Before torch and jax are imported: they read it then."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    if hasattr(os, "sched_setaffinity"):  # JAX has no setting for its threads: it counts the cores that it may use
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-
-
 # -------------------------------------------------------------------------------------------------- side by side
 
 CONTESTANTS = {
@@ -201,64 +179,20 @@ CONTESTANTS = {
     "SBX": ("sbx",),
     "SBX, 60 a call": ("sbx", "--updates-per-call", "60"),
 }
-PEERS = {"x SB3": "SB3", "x SBX": "SBX", "x SBX 60": "SBX, 60 a call"}
-
-
-def child(python: str, *arguments: str) -> dict | None:
-    """One measurement in a process of its own; None, with the reason on standard error, if it fails."""
-    done = subprocess.run([python, __file__, *arguments], capture_output=True, text=True)
-    if done.returncode:
-        print(f"{' '.join(arguments)}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-        return None
-    line = done.stdout.splitlines()[-1]
-    print(line, file=sys.stderr)  # as it comes, since a round takes minutes
-    return json.loads(line)
 
 
 def side_by_side(repeats: int, peers_python: str, threads: int, out: Path | None) -> None:
+    """The gradient step of every contestant, for SAC and TD3, and the peak of matrix products in each round."""
     limits = ("--threads", str(threads))
-    rounds = []
-    for repeat in range(repeats):
-        result = {"peak": child(sys.executable, "peak", *limits)}
-        names = list(CONTESTANTS)
-        for algorithm in ("sac", "td3"):
-            for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-                who, *options = CONTESTANTS[name]
-                python = sys.executable if who == "ours" else peers_python
-                result[f"{algorithm} {name}"] = child(python, who, algorithm, *options, *limits)
-        rounds.append(result)
-    if out:
-        out.write_text(json.dumps({"threads": threads, "rounds": rounds}, indent=1) + "\n")
-    print_table(rounds)
-
-
-def print_table(rounds: list[dict]) -> None:
-    """Medians over rounds; ratios and shares are taken within a round first. A ratio above 1 is faster than a peer."""
-
-    def median(values: list[float], digits: int) -> str:
-        return f"{statistics.median(values):.{digits}f}" if values else "-"
-
-    rates = [r["peak"]["gflops_256"] for r in rounds if r["peak"]]
-    peak_rate = max(rates, default=float("nan"))  # a property of the machine: what disturbs a round only lowers it
-    print(f"matrix products at 256 x 256 x 256: {peak_rate:.0f} GFLOP/s")
-    print(f"{'':22}{'ms':>8}{'range':>16}{''.join(f'{head:>10}' for head in PEERS)}{'of peak':>9}")
+    commands = {"peak": (sys.executable, __file__, "peak", *limits)}
     for algorithm in ("sac", "td3"):
-        times = {
-            name: {i: r[key]["ms_per_update"] for i, r in enumerate(rounds) if r[key]}
-            for name in CONTESTANTS
-            for key in [f"{algorithm} {name}"]
-        }
-        for name, mine in times.items():
-            spread = f"{min(mine.values()):.2f}-{max(mine.values()):.2f}" if mine else "-"
-            ratios = (
-                median([theirs / mine[i] for i, theirs in times[peer].items() if i in mine], 2)
-                for peer in PEERS.values()
-            )
-            share = median([100 * flops(algorithm) / (ms * 1e6) / peak_rate for ms in mine.values()], 0)
-            print(
-                f"{algorithm + ', ' + name:22}{median(list(mine.values()), 2):>8}{spread:>16}"
-                f"{''.join(f'{ratio:>10}' for ratio in ratios)}{share + ' %':>9}"
-            )
+        for name, (who, *options) in CONTESTANTS.items():
+            python = sys.executable if who == "ours" else peers_python
+            commands[f"{algorithm} {name}"] = (python, __file__, who, algorithm, *options, *limits)
+    rounds = contest.rounds(commands, repeats)
+    contest.save(
+        out, "throughput", contest.about(sys.executable, peers_python) | {"threads": threads, "rounds": rounds}
+    )
 
 
 def main() -> None:
@@ -275,19 +209,32 @@ def main() -> None:
             command.add_argument("--updates-per-call", type=int, default=1, help="a divisor of 60")
     commands.add_parser("peak", parents=[limits])
     command = commands.add_parser("all", parents=[limits])
-    command.add_argument("--repeats", type=int, default=5)
+    command.add_argument("--only", choices=["steps", "loops"], help="both when left out")
+    command.add_argument(
+        "--algorithms",
+        nargs="+",
+        choices=loops.BLOCK,
+        default=list(loops.BLOCK),
+        help="of the loops; all when left out",
+    )
+    command.add_argument("--repeats", type=int, default=5, help="rounds")
+    command.add_argument("--scale", type=float, default=1.0, help="of the loops' length")
     command.add_argument("--peers-python", default=sys.executable, help="the Python that has SB3 and SBX")
-    command.add_argument("--out", type=Path, help="a JSON file for the raw figures")
+    command.add_argument("--out", type=Path, help="a folder for the raw figures")
     options = parser.parse_args()
 
     if options.who == "all":
-        return side_by_side(options.repeats, options.peers_python, options.threads, options.out)
-    limit(options.threads)
-    import torch
-
-    torch.set_num_threads(options.threads)
+        if options.only != "loops":
+            side_by_side(options.repeats, options.peers_python, options.threads, options.out)
+        if options.only != "steps":
+            loops.side_by_side(
+                options.algorithms, options.repeats, options.peers_python, options.threads, options.scale, options.out
+            )
+        return
+    contest.limit(options.threads)
     if options.who == "peak":
-        result = {"name": "peak", **peak()}
+        rates = {f"gflops_{size}": contest.product_rate(size) for size in (256, 2048)}  # a layer's shape, a large one
+        result = {"name": "peak", **rates}
     elif options.who == "ours":
         compiled = ", compiled" if options.compile else ""
         result = {"name": f"ours {options.algorithm}{compiled}", **measure(ours(options.algorithm, options.compile))}

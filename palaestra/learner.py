@@ -413,12 +413,12 @@ def _of_all(total: Tensor) -> Tensor:
 
 
 def _clip(parameters: Sequence[nn.Parameter], largest: float, stacked: bool) -> None:
-    """`torch.nn.utils.clip_grad_norm_`, number for number and without its bookkeeping; stacked, each seed's norm."""
+    """`torch.nn.utils.clip_grad_norm_` without its bookkeeping; stacked, by each seed's own norm."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if stacked:
         norm = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0).sqrt()
     else:
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     scale = (largest / (norm + 1e-6)).clamp(max=1.0)
     if stacked:
         for gradient in gradients:
@@ -428,7 +428,10 @@ def _clip(parameters: Sequence[nn.Parameter], largest: float, stacked: bool) -> 
 
 
 def _units(loss: Loss, nets: Nets, batches: Batches) -> dict[str, Tensor]:
-    return {name: _unit(term.share, batches[term.stream]) for name, term in loss.terms.items()}
+    """Of each term; terms that share a stream and a unit share the tensor."""
+    once = {(term.stream, term.share) for term in loss.terms.values()}
+    units = {(stream, share): _unit(share, batches[stream]) for stream, share in once}
+    return {name: units[term.stream, term.share] for name, term in loss.terms.items()}
 
 
 def _unit(share: Share, batch: Columns) -> Tensor:

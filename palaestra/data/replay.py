@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from palaestra.algorithm import Buffer, Clock
 from palaestra.batch import Columns, each, flatten, unflatten
-from palaestra.data.layouts import sequences
+from palaestra.data.layouts import once, sequences
 
 EMPTY, STEP, PENDING, END = 0, 1, 2, 3
 NOT_KEPT = ("next_obs", "first", "valid")  # next_obs is the next slot's obs; the others describe the collection
@@ -322,9 +322,16 @@ class Rollout:
         return _entries(self.columns, name, index)
 
     def minibatches(self, count: int, rng: Generator | Sequence[Generator]) -> Iterable[Columns]:
-        """One pass over all rows, in random order (of each seed its own), in `count` pieces."""
+        """One pass over all rows, in random order (of each seed its own), in `count` pieces; one piece is in order."""
         rngs = (rng,) if isinstance(rng, Generator) else rng
-        orders = torch.stack([torch.randperm(len(self.units), generator=rng) for rng in rngs]).to(self.device)
+        if count == 1 and self.seeds == 1 and self.buffer.layout is once:  # nothing to gather
+            rows = len(self.units)
+            yield {**unflatten(self.columns), "index": self.units, "weight": torch.ones(rows, device=self.device)}
+            return
+        if count == 1:
+            orders = torch.arange(len(self.units), device=self.device).expand(self.seeds, -1)
+        else:
+            orders = torch.stack([torch.randperm(len(self.units), generator=rng) for rng in rngs]).to(self.device)
         own = self.environments // self.seeds
         first = torch.arange(self.seeds, device=self.device).view(-1, *[1] * self.units.dim()) * own
         for order in orders.chunk(count, dim=1):

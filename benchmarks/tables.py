@@ -1,0 +1,151 @@
+"""Write the tables of docs/benchmarks.md from the results beside it, so that no number there is typed by hand.
+
+    python benchmarks/tables.py             # into the page, between <!-- table: NAME --> and <!-- end -->
+    python benchmarks/tables.py --check     # exit code 1 where the page is not what the results say
+
+A ratio is one of medians over rounds, above 1 where the row is faster than the peer that the column names.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import learning
+from throughput import CONTESTANTS, flops
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def steps(result: dict) -> list[str]:
+    """Gradient steps: milliseconds, ratios to the peers, share of the best matrix products."""
+    rounds = result["rounds"]
+    # A property of the machine: what disturbs a round only lowers it.
+    peak = max((r["peak"]["gflops_256"] for r in rounds if r["peak"]), default=float("nan"))
+    peers = {"times SB3": "SB3", "times SBX": "SBX", "times SBX, 60 a call": "SBX, 60 a call"}
+    lines = [f"Matrix products at 256 x 256 x 256 reach {peak:.0f} GFLOP/s.", ""]
+    lines += head("base", "who", "milliseconds", "range", *peers, "of the peak")
+    for algorithm in ("sac", "td3"):
+        times = {name: values(rounds, f"{algorithm} {name}", "ms_per_update") for name in CONTESTANTS}
+        for name, own in times.items():
+            if own:
+                middle = statistics.median(own)
+                ratios = (ratio(times[peer], own) for peer in peers.values())
+                share = f"{100 * flops(algorithm) / (middle * 1e6) / peak:.0f} %"
+                lines.append(row(algorithm, name, f"{middle:.2f}", spread(own, ".2f"), *ratios, share))
+    return lines + made(result)
+
+
+def loops(result: dict) -> list[str]:
+    """Whole loops: environment steps a second, and ratios to the peers."""
+    rounds, names = result["rounds"], ("ours", "ours, own world", "SB3", "SBX")
+    lines = head("base", "environment", "who", "steps a second", "range", "times SB3", "times SBX")
+    for algorithm, about in result["settings"].items():
+        rates = {name: values(rounds, f"{algorithm} {name}", "steps_per_s") for name in names}
+        for name, own in rates.items():
+            if own:
+                base, env = algorithm.partition("-")[0], about["env"]
+                ratios = (ratio(own, rates[peer]) for peer in ("SB3", "SBX"))
+                lines.append(row(base, env, name, f"{statistics.median(own):,.0f}", spread(own, ",.0f"), *ratios))
+    return lines + made(result)
+
+
+def seeds(result: dict) -> list[str]:
+    """Seconds a seed, for each way of running many."""
+    rounds = result["rounds"]
+    ways = list(dict.fromkeys(name.split(" ", 2)[2] for name in rounds[0]))
+    lines = head("base", "units", "steps a seed", *ways, *(f"{way}: times faster" for way in ways[1:]))
+    for algorithm in result["settings"]:
+        for units in result["units"]:
+            times = [values(rounds, f"{algorithm} {units} {way}", "seconds_a_seed") for way in ways]
+            cells = [f"{statistics.median(own):.3f} ({spread(own, '.3f')})" if own else "-" for own in times]
+            faster = [ratio(times[0], own) for own in times[1:]]
+            lines.append(row(algorithm, str(units), f"{result['steps'][algorithm]:,}", *cells, *faster))
+    return lines + made(result)
+
+
+def gpu(result: dict) -> list[str]:
+    """Gradient steps and environment steps a second over all seeds, and how many times those of one seed, eager."""
+    found = {(m["what"], m["seeds"], m["way"]): m.get("rate") for m in result["measured"]}
+    ways = list(dict.fromkeys(m["way"] for m in result["measured"]))
+    one = {what: found.get((what, 1, "eager")) for what in ("gradient", "loop")}
+    lines = [f"{result['device']}: matrix products reach {result['peak_gflops']:,.0f} GFLOP/s.", ""]
+    lines += head("seeds", *(f"{what}, {way}" for what in ("gradient steps", "loop") for way in ways), "of the peak")
+    for count in dict.fromkeys(m["seeds"] for m in result["measured"]):
+        cells = []
+        for what in ("gradient", "loop"):
+            for rate in (found.get((what, count, way)) for way in ways):
+                times = f" ({rate / one[what]:.1f} times)" if rate and one[what] else ""
+                cells.append(f"{rate:,.0f}{times}" if rate else "-")
+        best = max((found.get(("gradient", count, way)) or 0 for way in ways), default=0)
+        work = result["flops"]
+        cells.append(f"{100 * best * work / 1e9 / result['peak_gflops']:.1f} %" if work else "-")
+        lines.append(row(str(count), *cells))
+    return lines + made(result)
+
+
+def values(rounds: list[dict], name: str, key: str) -> list[float]:
+    """Of every round in which this was measured."""
+    return [r[name][key] for r in rounds if r.get(name)]
+
+
+def ratio(above: list[float], below: list[float]) -> str:
+    return f"{statistics.median(above) / statistics.median(below):.2f}" if above and below else "-"
+
+
+def spread(numbers: list[float], form: str) -> str:
+    return f"{min(numbers):{form}} to {max(numbers):{form}}"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def head(*names: str) -> list[str]:
+    return [row(*names), row(*["---"] * len(names))]
+
+
+def made(result: dict) -> list[str]:
+    """How a table came about."""
+    if "command" not in result:
+        return []
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    machine = f"{result['machine']['cores']} cores ({result['machine']['processor']})"
+    threads = f"threads: {result['threads']}, " if "threads" in result else ""
+    repeats = f"rounds: {len(result['rounds'])}, " if "rounds" in result else ""
+    return ["", f"`{result['command']}`: {repeats}{threads}{machine}; {versions}."]
+
+
+TABLES = {"throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu}
+
+
+def block(name: str, now: str) -> str:
+    """What belongs between the markers of a table: what is there, where nothing has been measured yet."""
+    results = DOCS / "benchmarks"
+    if name == "learning":
+        lines = learning.comparison(results / "learning.jsonl", results / "peers_learning.jsonl")
+    elif (file := results / f"{name}.json").exists():
+        lines = TABLES[name](json.loads(file.read_text()))
+    else:
+        return now
+    return "\n" + "\n".join(lines) + "\n\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    page = DOCS / "benchmarks.md"
+    before = page.read_text()
+    pattern = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+    after = pattern.sub(lambda m: m[1] + block(m[2], m[3]) + m[4], before)
+    if options.check:
+        return int(after != before)
+    page.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
