@@ -107,7 +107,8 @@ def train(
         device = resolved(device)
         way, why, workers = "alone", "", 1
         if len(numbers) > 1:
-            listen({"kind": "choosing", "seeds": numbers})
+            if together == "auto":
+                listen({"kind": "choosing", "seeds": numbers})
             choice = _chosen(value, env, numbers, environments, together, device, precision)
             way, why, workers = choice.way, choice.why, choice.workers
         stacked = len(numbers) if way == "stacked" else 1

@@ -64,7 +64,7 @@ class Online:
     ) -> None:
         self.seeds = tuple(seeds)
         if len(self.seeds) > 1 and (problem := stacking_problem(algorithm)):
-            raise Unfit(f"the seeds of {algorithm} cannot be stacked ({problem}): run them one by one")
+            raise Unfit(f"the seeds of {algorithm} cannot be stacked ({problem}): run them in processes, or one by one")
         self.source = Source(env, self._numbers("environment"), device=device)
         spec = self.source.border.spec
         self.learner = Learner(algorithm, spec, self.seeds, device=device, compile=compile, precision=precision)
