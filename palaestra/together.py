@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -135,7 +136,8 @@ def in_processes(run: Run, commands: Mapping[int, list[str]], workers: int, list
     A seed that fails leaves the others alone. RunError at the end names those that did; KeyboardInterrupt stops all.
     """
     waiting = list(commands.items())
-    running: dict[int, subprocess.Popen[str]] = {}
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    said: dict[int, IO[str]] = {}
     failed: dict[int, str] = {}
     told = {seed: _size(part(run, seed)) for seed in run.about["seeds"]}
     came = dict.fromkeys(run.about["seeds"], 0)
@@ -145,26 +147,27 @@ def in_processes(run: Run, commands: Mapping[int, list[str]], workers: int, list
             while waiting and len(running) < workers:
                 seed, command = waiting.pop(0)
                 arguments = [sys.executable, "-m", "palaestra", *command]
-                running[seed] = subprocess.Popen(
-                    arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-                )
+                said[seed] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed below; a full pipe would hold it up)
+                running[seed] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=said[seed])
             time.sleep(0.2)
             for seed, process in list(running.items()):
                 ended = process.poll() is not None
                 told[seed], came[seed] = _passed_on(part(run, seed), told[seed], came[seed], listen)
                 if ended:
                     del running[seed]
-                    said = (process.stderr.read() if process.stderr else "").strip().splitlines()
                     if process.returncode:
-                        failed[seed] = said[-1] if said else f"exit code {process.returncode}"
+                        said[seed].seek(0)
+                        lines = said[seed].read().strip().splitlines()
+                        failed[seed] = lines[-1] if lines else f"exit code {process.returncode}"
             env_steps = sum(came.values()) // len(came)
             listen({"kind": "tick", "env_steps": env_steps, "seconds": time.perf_counter() - began})
-    except BaseException:
+    finally:  # none is left, but where this process was interrupted
         for process in running.values():
             process.send_signal(signal.SIGINT)
         for process in running.values():
             process.wait()
-        raise
+        for file in said.values():
+            file.close()
     if failed:
         seed, problem = next(iter(failed.items()))
         others = f"; so did seeds {written(list(failed)[1:])}" if len(failed) > 1 else ""
