@@ -1,0 +1,386 @@
+"""Train an algorithm, or continue a run: one seed, several stacked in this process, or each in one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+
+from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
+from palaestra.envs.border import Border, describe
+from palaestra.envs.make import World
+from palaestra.envs.state import state_problem
+from palaestra.expression import parse
+from palaestra.faults import EnvironmentFailed, NotFinite
+from palaestra.inspection import settings
+from palaestra.loops.online import Online, online
+from palaestra.machine import computing, resolved
+from palaestra.runs import CheckpointError, Run, RunError
+from palaestra.runs.check import begun
+from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
+from palaestra.runs.events import events, summary_writer
+from palaestra.stored import algorithm_of, belonging, device_of, made, positive, same_run, unfitting, world_of
+from palaestra.together import Choice, Listen, choose, in_processes, part, written
+
+
+def silent(row: dict[str, Any]) -> None:
+    """The listener of a run that nobody watches."""
+
+
+def train(
+    algorithm: str | Algorithm,
+    env: World,
+    steps: int,
+    *,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    together: str = "auto",
+    environments: int = 1,
+    out: str | Path | None = None,
+    evaluate_every: int | None = None,
+    episodes: int = 10,
+    log_every: int | None = None,
+    checkpoint_every: int | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
+    threads: int | None = None,
+    deterministic: bool = False,
+    compile: bool = False,
+    tensorboard: bool = False,
+    listen: Listen = silent,
+) -> Run:
+    """Train an algorithm in an environment and return its run, whose folder holds all there is to know of it.
+
+    Args:
+        algorithm: an expression such as "td3(lr=1e-3)", or an `Algorithm`.
+        env: a Gymnasium id, an environment, a function that makes one, or a vector environment.
+        steps: environment steps in all, of each seed.
+        seed: of every random stream of the run.
+        seeds: several of them, each learning on its own: then `seed` does not count.
+        together: how several seeds run: "stacked" in one process, in "processes" of their own, or "auto", whichever
+            is faster when both are tried for a moment.
+        environments: copies stepped side by side, of each seed.
+        out: the run's folder; "runs/ALGORITHM-ENV-SEED", numbered where that is taken, when None.
+        evaluate_every: environment steps between evaluations; a twentieth of `steps` when None.
+        episodes: of each evaluation, one in each of as many separately seeded copies.
+        log_every: environment steps between rows of the metrics; a hundredth of `steps` when None.
+        checkpoint_every: environment steps between checkpoints; a tenth of `steps` when None.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto": a GPU where one can be used.
+        precision: "float32"; or "bf16" for forward passes, while losses, parameters and optimisers stay float32.
+        threads: of PyTorch; as many as it has when None.
+        deterministic: refuse operations whose result depends on the order in which a GPU computes.
+        compile: fuse each loss with `torch.compile` (a minute at the start).
+        tensorboard: write the metrics as TensorBoard's events too, into `tensorboard/` of the run's folder.
+        listen: called with a row after every collection, and with every row of the metrics.
+
+    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment) for arguments that do not fit, EnvironmentFailed
+    where the environment raises before the run has begun, RunError where the folder holds a run or cannot be written,
+    and where training fails: the error names the last good checkpoint.
+    """
+    value = parse(algorithm) if isinstance(algorithm, str) else algorithm
+    numbers = [seed] if seeds is None else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise ValueError(f"seeds are {numbers}: give at least one, from 0 on, and each once")
+    positive(
+        steps=steps, environments=environments, episodes=episodes, evaluate_every=evaluate_every, log_every=log_every,
+        checkpoint_every=checkpoint_every, threads=threads,
+    )  # fmt: skip
+    if tensorboard:
+        summary_writer()
+    with computing(threads, deterministic):
+        device = resolved(device)
+        way, why, workers = "alone", "", 1
+        if len(numbers) > 1:
+            if together == "auto":
+                listen({"kind": "choosing", "seeds": numbers})
+            choice = _chosen(value, env, numbers, environments, together, device, precision)
+            way, why, workers = choice.way, choice.why, choice.workers
+        stacked = len(numbers) if way == "stacked" else 1
+        world = made(env, environments * stacked)
+        border = Border(world.single_observation_space, world.single_action_space)
+        live = None
+        if way != "processes":
+            live = Online(value, world, numbers, device=device, precision=precision, compile=compile)
+        about = {
+            "expression": str(value),
+            "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
+            "rebuilds": _rebuilds(value),
+            "env": env if isinstance(env, str) else _name(world),
+            "made_by_id": isinstance(env, str),
+            "dataset": None,
+            "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
+            "seeds": numbers,
+            "together": way,
+            "why_together": why,
+            "workers": workers,
+            "steps": steps,
+            "environments": environments,
+            "episodes": episodes,
+            "evaluate_every": evaluate_every or max(1, steps // 20),
+            "log_every": log_every or max(1, steps // 100),
+            "checkpoint_every": checkpoint_every or max(1, steps // 10),
+            "device": device,
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "deterministic": deterministic,
+            "compile": compile,
+            "tensorboard": tensorboard,
+            "resume": state_problem(world) or "exact",
+        }
+        names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
+        folder = Path(out) if out is not None else _folder(names, about)
+        run = Run.create(folder, about)
+        listen({"kind": "begin", **about, "run": str(run.folder)})
+        if (start := value.schedule.start) >= steps:
+            text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
+            listen({"kind": "warning", "text": text})
+        with run.writing():
+            if live is None:
+                _each_alone(run, value, env, listen)
+            else:
+                evaluation = _evaluation(env, world, episodes * stacked)
+                _go(run, live, evaluation, steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
+    return run
+
+
+def resume(
+    run: str | Path | Run,
+    steps: int | None = None,
+    *,
+    env: World | None = None,
+    algorithm: Algorithm | None = None,
+    listen: Listen = silent,
+) -> Run:
+    """Continue a run from its last checkpoint, to `steps` in all (those it was begun with when None).
+
+    On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env` and
+    `algorithm` must be given again where they were not an id and an expression. RunError where there is nothing left to
+    do, where a checkpoint is damaged or not this run's, or where training fails.
+    """
+    run = begun(run if isinstance(run, Run) else Path(run))
+    about = run.about
+    json = run.folder / "run.json"
+    positive(steps=steps)
+    value = algorithm or algorithm_of(run)
+    with computing(about["threads"], about["deterministic"]):
+        device = device_of(run, None, "continue it where that can be used")
+        given = env if env is not None else about["env"]
+        steps = steps if steps is not None else about["steps"]
+        if about["together"] == "processes":
+            _resume_each(run, value, given, steps, listen)
+            return run
+        stacked = len(about["seeds"])
+        world = world_of(run, env, about["environments"] * stacked)
+        evaluation = _evaluation(given, world, about["episodes"] * stacked)
+        checkpoints = Checkpoints(run.folder / "checkpoints")
+        with run.writing():  # the lock first: what another process writes must not change
+            checkpoint = checkpoints.latest()
+            if checkpoint is not None and checkpoint.count >= steps:
+                if run.about["status"] != "finished" and steps == about["steps"]:  # killed just after its last one
+                    run.truncate(checkpoint.position)
+                    run.update(status="finished")
+                    return run
+                raise RunError(
+                    json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
+                )
+            live = Online(
+                value, world, about["seeds"], device=device, precision=about["precision"], compile=about["compile"]
+            )
+            seconds = 0.0
+            if checkpoint is not None:
+                seconds = _restore(run, live, checkpoint)
+            run.truncate(checkpoint.position if checkpoint is not None else 0)
+            run.update(status="running", steps=steps, problem=None)
+            listen({"kind": "begin", **run.about, "run": str(run.folder), "env_steps": live.env_steps})
+            for problem in checkpoints.problems:
+                listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
+            _go(run, live, evaluation, steps, checkpoints, seconds, listen)
+    return run
+
+
+def _chosen(
+    value: Algorithm, env: World, seeds: list[int], environments: int, together: str, device: str, precision: str
+) -> Choice:
+    """How several seeds run. An environment or algorithm that no other process can make leaves one process, in turn."""
+    if isinstance(env, VectorEnv):  # it has copies for all of them, or `_made` says so
+        return Choice("stacked", 1, "the vector environment has copies for all", {})
+    workers = torch.get_num_threads() if device == "cpu" and isinstance(env, str) and _rebuilds(value) else 1
+    return choose(
+        value,
+        lambda number: made(env, environments * number),
+        seeds,
+        together,
+        workers=workers,
+        device=device,
+        precision=precision,
+    )
+
+
+def _resume_each(run: Run, value: Algorithm, env: World, steps: int, listen: Listen) -> None:
+    if all(_is_finished(part(run, seed), steps) for seed in run.about["seeds"]):
+        what = f"its seeds are at {run.about['steps']} of {steps} steps already"
+        raise RunError(run.folder / "run.json", what, "ask for more with --steps", "steps")
+    with run.writing():
+        run.update(status="running", steps=steps)
+        listen({"kind": "begin", **run.about, "run": str(run.folder)})
+        _each_alone(run, value, env, listen)
+
+
+def _each_alone(run: Run, value: Algorithm, env: World, listen: Listen) -> None:
+    """Train, or continue, each seed in a run of its own within the run's folder."""
+    about = run.about
+    unfinished = [seed for seed in about["seeds"] if not _is_finished(part(run, seed), about["steps"])]
+    try:
+        if about["made_by_id"] and about["rebuilds"]:
+            commands = {seed: _command(run, seed) for seed in unfinished}
+            in_processes(run, commands, about["workers"], listen)
+        else:
+            for seed in unfinished:
+                _in_turn(run, seed, value, env, listen)
+    except KeyboardInterrupt:
+        run.update(status="stopped")
+        raise
+    except RunError as problem:
+        run.update(status="failed", problem=str(problem))
+        raise
+    run.update(status="finished")
+
+
+def _is_finished(folder: Path, steps: int) -> bool:
+    if not (folder / "run.json").exists():
+        return False
+    about = Run.open(folder).about
+    return about["status"] == "finished" and about["steps"] >= steps
+
+
+PERIODS = ("evaluate_every", "log_every", "checkpoint_every")
+
+
+SETTINGS = ("environments", "episodes", *PERIODS, "device", "precision")
+
+
+SWITCHES = ("deterministic", "compile", "tensorboard")
+
+
+def _threads(about: Mapping[str, Any]) -> int:
+    """Of each of several processes: the run's, divided."""
+    return max(1, about["threads"] // about["workers"])
+
+
+def _command(run: Run, seed: int) -> list[str]:
+    """What `palaestra` is called with for one seed of a run."""
+    about, folder = run.about, part(run, seed)
+    if (folder / "run.json").exists():
+        return ["train", "--resume", str(folder), "--steps", str(about["steps"]), "--quiet"]
+    options = {"env": about["env"], "steps": about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
+    options |= {name: about[name] for name in SETTINGS}
+    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    switches = [f"--{name}" for name in SWITCHES if about[name]]
+    return ["train", about["expression"], *given, *switches, "--quiet"]
+
+
+def _in_turn(run: Run, seed: int, value: Algorithm, env: World, listen: Listen) -> None:
+    """As `_command`, in this process: for what no other process can make again."""
+    about, folder = run.about, part(run, seed)
+    told = partial(_but_the_beginning, listen=listen)
+    if (folder / "run.json").exists():
+        resume(folder, about["steps"], env=env, algorithm=value, listen=told)
+        return
+    given = {name: about[name] for name in (*SETTINGS, *SWITCHES, "threads", "steps")}
+    train(value, env, seed=seed, out=folder, listen=told, **given)
+
+
+def _but_the_beginning(row: dict[str, Any], listen: Listen) -> None:
+    if row["kind"] not in ("begin", "warning"):  # the whole run has said it
+        listen(row)
+
+
+def _go(
+    run: Run, live: Online, evaluation: Any, steps: int, checkpoints: Checkpoints, seconds: float, listen: Listen
+) -> None:
+    about = run.about
+    spent = seconds
+
+    def record(row: dict[str, Any]) -> None:
+        run.log(row)
+        show_in_tensorboard(row)
+        listen(row)
+
+    def tick(row: dict[str, Any]) -> None:
+        nonlocal spent
+        spent = row["seconds"]
+        listen({"kind": "tick", **row})
+
+    def save(live: Online) -> None:
+        state = {**live.state_dict(), "seconds": spent, "of": belonging(run)}
+        segments = {name: Segment(*replay.segment(), replay.alive) for name, replay in live.replays.items()}
+        checkpoints.save(live.env_steps, state, segments, run.position())
+        listen({"kind": "checkpoint", "env_steps": live.env_steps})
+
+    try:
+        with events(run) if about["tensorboard"] else nullcontext(silent) as show_in_tensorboard:
+            online(
+                live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
+                **{key: about[key] for key in PERIODS},
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        with suppress(RunError):  # what stopped it is what matters
+            run.update(status="stopped")
+        raise
+    except Exception as problem:
+        with suppress(RunError):  # a disk that is full is full for run.json too
+            run.update(status="failed", problem=f"{type(problem).__name__}: {problem}")
+        if isinstance(problem, CheckpointError):
+            raise
+        if isinstance(problem, RunError):
+            raise RunError(
+                problem.file, problem.what, f"{checkpoints.good}; {problem.remedy}", problem.where
+            ) from problem
+        if isinstance(problem, EnvironmentFailed | NotFinite) or type(problem) is ValueError:
+            again = f"palaestra train --resume {run.folder}" if about["made_by_id"] else "pal.resume(run, env=...)"
+            remedy = f"{checkpoints.good}; when that is mended, continue with: {again}"
+            raise RunError(run.folder, str(problem), remedy) from problem
+        raise
+    run.update(status="finished")
+
+
+def _restore(run: Run, live: Online, checkpoint: Checkpoint) -> float:
+    same_run(run, checkpoint)
+    state: Any = checkpoint.state
+    rows = {
+        name: [(dict(segment.tensors), segment.meta) for segment in checkpoint.segments.get(name, [])]
+        for name in live.replays
+    }
+    try:
+        live.load_state_dict(state, rows)
+        return float(state["seconds"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as wrong:
+        raise unfitting(checkpoint, wrong) from wrong
+
+
+def _evaluation(env: World, world: Any, episodes: int) -> Any:
+    """Separate copies to evaluate in. A constructed vector environment cannot be made again: it is not evaluated in."""
+    return None if env is world else made(env, episodes)
+
+
+def _rebuilds(value: Algorithm) -> bool:
+    try:
+        return bool(parse(str(value)) == value)
+    except ValueError:
+        return False
+
+
+def _name(world: Any) -> str:
+    single = world.envs[0] if hasattr(world, "envs") else world
+    return single.spec.id if single.spec is not None else type(single.unwrapped).__name__
+
+
+def _folder(slug: str, about: Mapping[str, Any]) -> Path:
+    stem = f"{slug}-{about['env'].replace('/', '-')}-{written(about['seeds'])}"
+    taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
+    return next(folder for folder in taken if not folder.exists())
