@@ -151,6 +151,7 @@ def train(
     deterministic: Annotated[bool, typer.Option("--deterministic", help="Refuse sums without a fixed order.")] = False,
     compile: Annotated[bool, typer.Option("--compile", help="Fuse each loss (a minute at the start).")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write events for TensorBoard too.")] = False,
+    attached: Annotated[bool, typer.Option("--attached", hidden=True, help="Stop when standard input ends.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -159,7 +160,8 @@ def train(
     if resume is None and (expression is None or env is None or steps is None):
         missing = [n for n, v in {"EXPRESSION": expression, "--env": env, "--steps": steps}.items() if v is None]
         raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
-    if resume is not None and (given := _given(context) - {"resume", "steps", "as_json", "quiet", "verbose"}):
+    beside = {"resume", "steps", "attached", "as_json", "quiet", "verbose"}
+    if resume is not None and (given := _given(context) - beside):
         names = ", ".join(sorted("EXPRESSION" if n == "expression" else f"--{n.replace('_', '-')}" for n in given))
         raise typer.BadParameter(f"--resume continues a run as it was begun: leave out {names}")
     if seeds is not None and "seed" in _given(context):
@@ -168,6 +170,10 @@ def train(
     from palaestra.progress import Progress
     from palaestra.together import seeds_of
 
+    if attached:
+        from palaestra.processes import stop_with_parent
+
+        stop_with_parent()
     progress = Progress(quiet)
     try:
         with _telling(verbose), progress:

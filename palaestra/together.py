@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from gymnasium.vector import VectorEnv
 
 from palaestra.algorithm import Algorithm
 from palaestra.loops.online import Online, stacking_problem
-from palaestra.runs import Run, RunError
-from palaestra.runs.files import from_json
+from palaestra.runs import Run
 
 WAYS = ("auto", "stacked", "processes")
 PATIENCE = 1.0  # seconds that each way is tried for
-Listen = Callable[[dict[str, Any]], None]
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -128,74 +122,3 @@ def seconds_a_step(algorithm: Algorithm, env: VectorEnv, seeds: Sequence[int], *
 def part(run: Run, seed: int) -> Path:
     """The folder of one seed's own run, within that of a run in processes."""
     return run.folder / "seeds" / str(seed)
-
-
-def in_processes(run: Run, commands: Mapping[int, list[str]], workers: int, listen: Listen) -> None:
-    """Run `palaestra COMMAND` for each seed, so many at a time, and pass on what they log.
-
-    A seed that fails leaves the others alone. RunError at the end names those that did; KeyboardInterrupt stops all.
-    """
-    waiting = list(commands.items())
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    said: dict[int, IO[str]] = {}
-    failed: dict[int, str] = {}
-    told = {seed: _size(part(run, seed)) for seed in run.about["seeds"]}
-    came = dict.fromkeys(run.about["seeds"], 0)
-    began = time.perf_counter()
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                seed, command = waiting.pop(0)
-                arguments = [sys.executable, "-m", "palaestra", *command]
-                said[seed] = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed below; a full pipe would hold it up)
-                running[seed] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=said[seed])
-            time.sleep(0.2)
-            for seed, process in list(running.items()):
-                ended = process.poll() is not None
-                told[seed], came[seed] = _passed_on(part(run, seed), told[seed], came[seed], listen)
-                if ended:
-                    del running[seed]
-                    if process.returncode:
-                        said[seed].seek(0)
-                        lines = said[seed].read().strip().splitlines()
-                        failed[seed] = lines[-1] if lines else f"exit code {process.returncode}"
-            env_steps = sum(came.values()) // len(came)
-            listen({"kind": "tick", "env_steps": env_steps, "seconds": time.perf_counter() - began})
-    finally:  # none is left, but where this process was interrupted
-        for process in running.values():
-            process.send_signal(signal.SIGINT)
-        for process in running.values():
-            process.wait()
-        for file in said.values():
-            file.close()
-    if failed:
-        seed, problem = next(iter(failed.items()))
-        others = f"; so did seeds {written(list(failed)[1:])}" if len(failed) > 1 else ""
-        what = f"seed {seed} failed: {problem.removeprefix('error: ')}{others}"
-        remedy = f"when that is mended, continue with: palaestra train --resume {run.folder}"
-        raise RunError(part(run, seed), what, remedy)
-
-
-def _size(folder: Path) -> int:
-    path = folder / "metrics.jsonl"
-    return path.stat().st_size if path.exists() else 0
-
-
-def _passed_on(folder: Path, told: int, came: int, listen: Listen) -> tuple[int, int]:
-    """Pass on the rows behind the first `told` bytes of a run's metrics; how many bytes that makes, and steps."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return told, came
-    with path.open("rb") as file:
-        told = min(told, file.seek(0, 2))  # a run that is resumed cuts off what came after its last checkpoint
-        file.seek(max(0, told - 1))
-        new = file.read()
-    if told:  # begin at a line
-        begin = new.find(b"\n") + 1
-        told, new = told - 1 + begin, new[begin:]
-    new = new[: new.rfind(b"\n") + 1]
-    for line in new.splitlines():
-        row = from_json(line)
-        came = max(came, row.get("env_steps", 0))
-        listen(row)
-    return told + len(new), came

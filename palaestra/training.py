@@ -20,12 +20,13 @@ from palaestra.faults import EnvironmentFailed, NotFinite
 from palaestra.inspection import settings
 from palaestra.loops.online import Online, online
 from palaestra.machine import computing, resolved
+from palaestra.processes import Job, Listen, in_processes
 from palaestra.runs import CheckpointError, Run, RunError
 from palaestra.runs.check import begun
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
 from palaestra.runs.events import events, summary_writer
 from palaestra.stored import algorithm_of, belonging, device_of, made, positive, same_run, unfitting, world_of
-from palaestra.together import Choice, Listen, choose, in_processes, part, written
+from palaestra.together import Choice, choose, part, written
 
 
 def silent(row: dict[str, Any]) -> None:
@@ -237,8 +238,7 @@ def _each_alone(run: Run, value: Algorithm, env: World, listen: Listen) -> None:
     unfinished = [seed for seed in about["seeds"] if not _is_finished(part(run, seed), about["steps"])]
     try:
         if about["made_by_id"] and about["rebuilds"]:
-            commands = {seed: _command(run, seed) for seed in unfinished}
-            in_processes(run, commands, about["workers"], listen)
+            _in_processes(run, unfinished, listen)
         else:
             for seed in unfinished:
                 _in_turn(run, seed, value, env, listen)
@@ -249,6 +249,23 @@ def _each_alone(run: Run, value: Algorithm, env: World, listen: Listen) -> None:
         run.update(status="failed", problem=str(problem))
         raise
     run.update(status="finished")
+
+
+def _in_processes(run: Run, seeds: Sequence[int], listen: Listen) -> None:
+    """RunError at the end names the seeds that failed."""
+    jobs = {seed: Job(part(run, seed), _command(run, seed)) for seed in seeds}
+    others = len(run.about["seeds"]) - len(jobs)  # they are at their last step
+
+    def told(row: dict[str, Any]) -> None:
+        if row["kind"] == "tick":
+            row["env_steps"] = (sum(row["env_steps"].values()) + others * run.about["steps"]) // (len(jobs) + others)
+        listen(row)
+
+    if failed := in_processes(jobs, run.about["workers"], told):
+        seed, problem = next(iter(failed.items()))
+        rest = f"; so did seeds {written(list(failed)[1:])}" if len(failed) > 1 else ""
+        remedy = f"when that is mended, continue with: palaestra train --resume {run.folder}"
+        raise RunError(part(run, seed), f"seed {seed} failed: {problem}{rest}", remedy)
 
 
 def _is_finished(folder: Path, steps: int) -> bool:
