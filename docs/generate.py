@@ -18,7 +18,13 @@ from typer.testing import CliRunner
 
 from palaestra.algorithm import Algorithm, Unfit, changed_parts
 from palaestra.batch import Space, Spec
+from palaestra.claims import CLAIMS
+from palaestra.claims.claim import Claim
+from palaestra.claims.results import kept
+from palaestra.claims.running import claim_of
 from palaestra.cli import app
+from palaestra.comparison.figure import drawn
+from palaestra.comparison.report import number
 from palaestra.expression import Entry, catalogue, parse
 from palaestra.learner import build
 
@@ -153,6 +159,8 @@ def page(entry: Entry, bases: list[str]) -> str:
         texts = [text for part in (module, doc) if (text := part.sections.get(heading))]
         if texts:
             lines += [f"## {heading}", *texts]
+    if entry.slug in CLAIMS:
+        lines += verdict(claim_of(entry.slug))
     lines += ["## Parts", f"```console\n$ palaestra show {expression}\n{shown(expression)}\n```"]
     env, steps = WORLDS[actions(value)], max(20_000, 2 * value.schedule.start)  # half of them random at most
     quoted = f'"{expression}"' if "(" in expression else expression
@@ -160,6 +168,70 @@ def page(entry: Entry, bases: list[str]) -> str:
     source = entry.reference.partition(":")[0].replace(".", "/") + ".py"
     lines += [f"Source: `{source}`."]
     return "\n\n".join(lines) + "\n"
+
+
+def verdict(claim: Claim) -> list[str]:
+    """What came of a method's claim, with its picture."""
+    lines = ["## Does it hold?", f"The claim: {claim.says}"]
+    command = f"```console\n$ palaestra claim {claim.slug} --scale cpu\n```"
+    result = kept(claim)
+    if result is None:
+        return [*lines, "It has not been run yet.", command]
+    sides = [result["measured"][side] for side in ("baseline", "treatment")]
+    seeds = " and ".join(str(side["seeds"]) for side in sides)
+    told, minutes = " ".join(result["sentences"]), f"{result['seconds'] / 60:.0f} minutes"
+    lines += [
+        f"**{result['verdict'].capitalize()}** here, on {result['date']} ({result['scale']} scale): {told}",
+        f"Interquartile means {' and '.join(_measured(side) for side in sides)}, of {seeds} seeds, in "
+        f"{result['plan']['env']}, {result['plan']['steps']:,} steps each; at most 5 % of such comparisons name a "
+        f"difference where there is none. It took {minutes} on {result['provenance']['cores']} cores. "
+        f"{staleness(result)}",
+    ]
+    (REFERENCE / f"{claim.slug}.svg").write_bytes(drawn(result, "svg"))
+    lines += [f"![{told}]({claim.slug}.svg)"]
+    lines += [f"Differs from the paper's experiment: {claim.differs}"] if claim.differs else []
+    lines += [f"What was tried: {claim.tried}"] if claim.tried else []
+    return [*lines, command]
+
+
+def _measured(side: dict[str, Any]) -> str:
+    low, high = side["interval"]
+    return f"{number(side['iqm'])} ({number(low)} to {number(high)})"
+
+
+def staleness(result: dict[str, Any]) -> str:
+    if result["stale"]:
+        return f"**Stale**: {', '.join(f'`{name}`' for name in result['changed'])} changed since."
+    if result["kernel_changed"]:
+        return "Its own files are those that were run; something that all methods stand on has changed since."
+    return "The code is the one that was run."
+
+
+def papers(methods: dict[str, Any]) -> str:
+    """The table of all papers whose claim is listed."""
+    lines = [
+        "# Papers",
+        "Every paper's claim as an experiment, and what came of it here: `palaestra claim SLUG` runs one.",
+    ]
+    rows = []
+    for slug in CLAIMS:
+        claim, result = claim_of(slug), kept(claim_of(slug)) or {}
+        entry, bases = methods[slug]
+        parts = ", ".join(changed_parts(parse(bases[0]), parse(f"{bases[0]}+{slug}")))
+        took = f"{result['seconds'] / 60:.0f} min" if result else ""
+        told = f"{result['verdict']} ({result['scale']})" if result else "not run yet"
+        fresh = (
+            ("stale" if result["stale"] else "kernel changed" if result["kernel_changed"] else "current")
+            if result
+            else ""
+        )
+        source = described(entry)[1].sections.get("Papers", "").partition(";")[0].partition("(20")
+        rows.append(
+            f"| [`{slug}`]({slug}.md) | {cell(''.join(source[:2]) + source[2][:3])} | {parts} | {cell(claim.says)} "
+            f"| {told} | {result.get('date', '')} | {took} | {fresh} |"
+        )
+    table = ["| Method | Paper | Changes | Claim | Verdict | Run on | Took | Code |", "| --- " * 8 + "|", *rows]
+    return "\n\n".join([*lines, "\n".join(table)]) + "\n"
 
 
 def index(algorithms: dict[str, Any], methods: dict[str, Any]) -> str:
@@ -184,9 +256,9 @@ def main() -> None:
     methods = {slug: (entry, fits(entry)) for slug, entry in ours("methods").items()}
     pages = {slug: page(entry, []) for slug, (entry, _) in algorithms.items()}
     pages |= {slug: page(entry, bases) for slug, (entry, bases) in methods.items()}
-    for slug, text in {"index": index(algorithms, methods), **pages}.items():
+    for slug, text in {"index": index(algorithms, methods), "papers": papers(methods), **pages}.items():
         (REFERENCE / f"{slug}.md").write_text(text, encoding="utf-8")
-    print(f"wrote {len(pages) + 1} pages into {REFERENCE}")
+    print(f"wrote {len(pages) + 2} pages into {REFERENCE}")
 
 
 if __name__ == "__main__":

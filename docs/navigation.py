@@ -18,5 +18,13 @@ def on_config(config: Any) -> Any:
         title: [f"reference/{slug}.md" for slug in catalogue(group) if (REFERENCE / f"{slug}.md").exists()]
         for title, group in {"Bases": "algorithms", "Methods and variants": "methods"}.items()
     }
-    config.nav.append({"Reference": ["reference/index.md", *({title: pages} for title, pages in sections.items())]})
+    config.nav.append(
+        {
+            "Reference": [
+                "reference/index.md",
+                "reference/papers.md",
+                *({title: pages} for title, pages in sections.items()),
+            ]
+        }
+    )
     return config

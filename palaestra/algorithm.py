@@ -87,14 +87,26 @@ class TaskSampler(Protocol):
 
 @dataclass(frozen=True)
 class Start:
-    """Where an episode starts: a physical state of the environment (or a prompt's prefix), and its own time limit."""
+    """Where an episode starts: a physical state of the environment (or a prompt's prefix), and when it is cut off.
+
+    That is after `time_limit` steps of its own, and at the latest when its seed has taken `until` environment steps.
+    `obs` [1, ...] is what is seen there, where the environment itself cannot tell.
+    """
 
     state: Any
     time_limit: int | None = None
+    until: int | None = None
+    obs: Any = None
 
 
 class InitialStates(Protocol):
-    def sample(self, task: Any, rng: Generator) -> Start | None: ...
+    """`sample(task, env_steps, rng)` is asked at each reset, after so many environment steps of its seed.
+
+    One with `prepare(play) -> {name: number}` is asked that once, before the first: `play(teacher, episodes, every)`
+    gives episodes of a teacher in this environment (`palaestra.teachers`); the run's metrics say what it returns.
+    """
+
+    def sample(self, task: Any, env_steps: int, rng: Generator) -> Start | None: ...
     def observe(self, episode: dict[str, float]) -> None: ...
 
 

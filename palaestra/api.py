@@ -1,17 +1,34 @@
-"""What users call: `train`, `resume`, `evaluate`, `load`, `show`, `listed`. The command line calls the same."""
+"""What users call: `train`, `compare`, `claim`, `load`, `select`, and more. The command line calls the same."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from palaestra.claims.running import claim
+from palaestra.claims.running import table as claims
+from palaestra.comparison import Comparison, compare
 from palaestra.deployed import Deployed
-from palaestra.inspection import listed, show
+from palaestra.inspection import listed as what_there_is
+from palaestra.inspection import show
 from palaestra.runs.check import check as broken_parts
 from palaestra.stored import evaluate, export, load
 from palaestra.training import resume, train
 
-__all__ = ["Deployed", "check", "evaluate", "export", "listed", "load", "resume", "show", "train"]
+__all__ = [
+    "Comparison",
+    "Deployed",
+    "check",
+    "claim",
+    "compare",
+    "evaluate",
+    "export",
+    "listed",
+    "load",
+    "resume",
+    "show",
+    "train",
+]
 
 
 def check(run: str | Path) -> dict[str, Any]:
@@ -22,3 +39,19 @@ def check(run: str | Path) -> dict[str, Any]:
     problems = broken_parts(Path(run))
     told = [{"file": str(p.file), "where": p.where, "what": p.what, "remedy": p.remedy} for p in problems]
     return {"ok": not problems, "problems": told}
+
+
+def listed(what: str) -> list[dict[str, Any]]:
+    """What there is: "algorithms", "methods", "envs" or "claims", a row each with `slug` and `title`.
+
+    A method's row says which `parts` it changes, its `family`, and what came of its `claim`: `{"verdict", "scale",
+    "date", "stale"}`, or None.
+    """
+    if what == "claims":
+        return claims()
+    rows = what_there_is(what)
+    if what == "methods":
+        told = ("verdict", "scale", "date", "stale")
+        results = {row["slug"]: {key: row[key] for key in told} for row in claims() if row["verdict"]}
+        rows = [{**row, "claim": results.get(row["slug"])} for row in rows]
+    return rows

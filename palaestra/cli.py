@@ -1,4 +1,4 @@
-"""The command line: `palaestra train | evaluate | export | show | list | runs`.
+"""The command line: `palaestra train | compare | claim | evaluate | export | show | list | runs`.
 
 What programs read (`--json`) goes to standard output, one object; progress and messages go to standard error. Exit
 codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported before it is needed.
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-runs_app = typer.Typer(help="Look at runs: list, show, plot, check.", no_args_is_help=True, rich_markup_mode=None)
+runs_app = typer.Typer(help="Look at runs, share them and check them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
 
 
@@ -236,6 +236,103 @@ def _say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
         )
 
 
+@app.command(
+    epilog='Example: palaestra compare "td3(hidden=(64, 64))" "td3(hidden=(64, 64))+snapshotrl" --env Pendulum-v1 '
+    "--steps 5000"
+)
+def compare(
+    expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION EXPRESSION...", help="What is compared.")],
+    env: Annotated[str, typer.Option(help="A Gymnasium id.")],
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps of each seed.")],
+    alpha: Annotated[float, typer.Option(help="Probability, at most, of naming a difference where none is.")] = 0.05,
+    group: Annotated[int, typer.Option(min=1, help="Seeds of each arm between two looks.")] = 5,
+    max_groups: Annotated[int, typer.Option(min=1, help="Looks at most.")] = 5,
+    measure: Annotated[str, typer.Option(help="auc, final or best: of each seed's evaluations.")] = "auc",
+    score: Annotated[str, typer.Option(help="Which score of an evaluation.")] = "episode_return",
+    against_first: Annotated[bool, typer.Option("--against-first", help="Compare with the first alone.")] = False,
+    out: Annotated[Path | None, typer.Option(help="The comparison's folder.")] = None,
+    environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side, of each seed.")] = 1,
+    episodes: Annotated[int, typer.Option(min=1, help="Of each evaluation.")] = 10,
+    evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
+    together: Annotated[str, typer.Option(help="How a group's seeds run: stacked, processes or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, or bf16 for forward passes.")] = "float32",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of all processes together.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare algorithms with as few seeds as the data allow, and say how sure the answer is.
+
+    The same command again continues where it was stopped.
+    """
+    from palaestra import api
+    from palaestra.progress import Comparing
+
+    progress = Comparing(quiet)
+    given = {
+        "environments": environments, "episodes": episodes, "evaluate_every": evaluate_every, "together": together,
+        "device": device, "precision": precision,
+    }  # fmt: skip
+    try:
+        with _telling(verbose), progress:
+            result = api.compare(
+                expressions, env, steps, alpha=alpha, group=group, max_groups=max_groups, measure=measure, score=score,
+                against_first=against_first, out=out, threads=threads, listen=progress, **given,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on" if progress.folder else "stopped")
+        raise typer.Exit(130) from None
+    if as_json:
+        give(_compared(result))
+    else:
+        for sentence in result.summary["verdict"]:
+            print(sentence)
+        if not quiet:
+            say(f"the report is {result.report}")
+
+
+def _compared(result: Any) -> dict[str, Any]:
+    told = ("arms", "decisions", "verdict", "status", "groups", "seconds", "folder", "report")
+    return {key: result.summary[key] for key in told}
+
+
+@app.command(epilog="Example: palaestra claim snapshotrl --scale smoke")
+def claim(
+    slug: Annotated[str, typer.Argument(help="A paper's method, as `palaestra list claims` names it.")],
+    scale: Annotated[str, typer.Option(help="smoke (seconds), cpu (minutes) or paper (the original setting).")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="The comparison's folder.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of all processes together.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the result with the library, for its pages.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a paper's main claim as an experiment and say whether it holds here.
+
+    Exit code 0 whatever the verdict: confirmed, contradicted or undecided.
+    """
+    from palaestra import api
+    from palaestra.progress import Comparing
+
+    progress = Comparing(quiet)
+    try:
+        with _telling(verbose), progress:
+            result = api.claim(slug, scale, out=out, threads=threads, record=record, listen=progress)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on" if progress.folder else "stopped")
+        raise typer.Exit(130) from None
+    if as_json:
+        told = ("slug", "scale", "verdict", "measured", "scores", "seconds", "report")
+        give({key: result[key] for key in told})
+        return
+    print(f"{slug} ({scale}): {result['verdict']}")
+    if not quiet:
+        for sentence in result["sentences"]:
+            say(sentence)
+        say(f"the report is {result['report']}")
+
+
 @app.command(epilog="Example: palaestra evaluate runs/first --episodes 50")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
@@ -323,7 +420,9 @@ def _text(value: Any, indent: int = 15) -> str:
 
 
 @app.command("list", epilog="Example: palaestra list methods --json")
-def list_(what: Annotated[str, typer.Argument(help="algorithms, methods or envs.")], as_json: Json = False) -> None:
+def list_(
+    what: Annotated[str, typer.Argument(help="algorithms, methods, envs or claims.")], as_json: Json = False
+) -> None:
     """List what there is."""
     from palaestra import api
 
@@ -342,15 +441,45 @@ def list_(what: Annotated[str, typer.Argument(help="algorithms, methods or envs.
         say("and every id that Gymnasium knows")
 
 
-@runs_app.command("list", epilog="Example: palaestra runs list runs")
+Folders = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(help="Conditions: env=Pendulum-v1 algorithm~snapshot 'steps>=1000'; see the guide on tracked runs."),
+]
+
+
+def _asked(folders: list[Path] | None, where: list[str] | None) -> tuple[list[Path], list[str]]:
+    """The folders and the conditions. An option takes one value: what follows it lands among the folders."""
+    from palaestra.runs.queries import CONDITION
+
+    folders, where = folders or [], where or []
+    more = [one for one in folders if where and not one.exists() and CONDITION.fullmatch(str(one))]
+    return [one for one in folders if one not in more] or [Path("runs")], [*where, *map(str, more)]
+
+
+def _found(folders: list[Path] | None, where: list[str] | None) -> list[Any]:
+    """The runs that are asked for; those that do not open are told."""
+    from palaestra.runs import broken, find, matching
+
+    folders, where = _asked(folders, where)
+    for _, problem in broken(folders):
+        say(f"error: {problem}")
+    runs = find(folders)
+    if runs and not (some := matching(runs, where)):
+        raise typer.BadParameter(f"none of {len(runs)} runs meets {' '.join(where)}")
+    return some if runs else []
+
+
+@runs_app.command("list", epilog="Example: palaestra runs list runs --where env=Pendulum-v1 algorithm~snapshot")
 def runs_list(
     folders: Annotated[list[Path] | None, typer.Argument(help="Where to look; runs/ when left out.")] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """List the runs in folders."""
     from palaestra.runs import table
 
-    rows, broken = table(folders or [Path("runs")])
+    rows, broken = table(*_asked(folders, where))
     problems = [{"folder": str(folder), "problem": str(problem)} for folder, problem in broken]
     if as_json:
         give({"runs": [{**r, "folder": str(r["folder"])} for r in rows], "broken": problems})
@@ -371,38 +500,104 @@ def runs_list(
 
 
 @runs_app.command("show", epilog="Example: palaestra runs show runs/first")
-def runs_show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
-    """Show what a run was and how far it came."""
-    from palaestra.runs import Run, row
+def runs_show(folders: Folders, where: Where = None, as_json: Json = False) -> None:
+    """Show what a run was and how far it came. With --json: one object for one run's folder, otherwise a list."""
+    from palaestra.runs import Run
 
-    opened = Run.open(run)
-    table = row(opened)
-    result = {**opened.about, "folder": str(opened.folder), "status": table["status"]}
-    result |= {key: table[key] for key in ("env_steps", "updates", "seconds")} | {"iqm": table["iqm"]}
+    one = where is None and len(folders) == 1 and ((folders[0] / "run.json").exists() or not folders[0].is_dir())
+    runs = [] if one else _found(folders, where)
+    results = [_shown(run) for run in runs or [Run.open(folders[0])]]
     if as_json:
-        give(result)
+        give(results[0] if one else results)
         return
-    for key, value in result.items():
-        print(f"{key:18}{_text(value, 18)}")
+    for number, result in enumerate(results):
+        if number:
+            print()
+        made = result["provenance"]
+        short = {**made, "packages": f"{len(made.get('packages', []))}, listed by --json"}
+        for key, value in {**result, "provenance": short}.items():
+            print(f"{key:18}{_text(value, 18)}")
+
+
+def _shown(run: Any) -> dict[str, Any]:
+    from palaestra.runs import row
+
+    table = row(run)
+    result = {**run.about, "folder": str(run.folder), "status": table["status"]}
+    return result | {key: table[key] for key in ("env_steps", "updates", "seconds")} | {"iqm": table["iqm"]}
 
 
 @runs_app.command("plot", epilog="Example: palaestra runs plot runs/first --out curve.png")
 def runs_plot(
-    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")],
+    folders: Folders,
+    where: Where = None,
     out: Annotated[Path, typer.Option(help="A .png, .svg or .pdf file.")] = Path("curve.png"),
     score: Annotated[str, typer.Option(help="Which score.")] = "episode_return",
     as_json: Json = False,
 ) -> None:
-    """Draw learning curves: interquartile means of evaluations, and every raw value."""
-    from palaestra.runs import find, learning_curve
+    """Draw learning curves: interquartile means over seeds with bands, and every raw value; a panel an environment."""
+    from palaestra.runs import learning_curve
 
-    path = learning_curve(find(runs), out, score)
+    path = learning_curve(_found(folders, where), out, score)
     give({"picture": str(path)}) if as_json else say(f"the picture is {path}")
+
+
+@runs_app.command("report", epilog="Example: palaestra runs report runs --out report.html")
+def runs_report(
+    folders: Folders,
+    where: Where = None,
+    out: Annotated[Path, typer.Option(help="An .html file.")] = Path("report.html"),
+    score: Annotated[str, typer.Option(help="Which score the curves are of.")] = "episode_return",
+    as_json: Json = False,
+) -> None:
+    """Write one page about runs: curves, every seed's raw scores, settings that differ, versions and machine."""
+    from palaestra.runs.report import report
+
+    runs = _found(folders, where)
+    path = report(runs, out, score)
+    give({"report": str(path), "runs": len(runs)}) if as_json else say(f"the report on {len(runs)} runs is {path}")
+
+
+@runs_app.command("export", epilog="Example: palaestra runs export runs --out runs.tar.gz")
+def runs_export(
+    folders: Folders,
+    out: Annotated[Path, typer.Option(help=".tar.gz: whole runs with a hash; .parquet or .csv: a long table.")],
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Write runs into one file, to share or to analyse; `runs import` makes folders of it again."""
+    from palaestra.runs.archive import export
+
+    result = export(_found(folders, where), out)
+    if as_json:
+        give(result)
+        return
+    what = f"hash {result['hash']}" if result["hash"] else f"{result['rows']:,} rows, no checkpoints"
+    say(f"{len(result['runs'])} runs are in {out}: {what}")
+
+
+@runs_app.command("import", epilog="Example: palaestra runs import runs.tar.gz --out runs")
+def runs_import(
+    file: Annotated[Path, typer.Argument(help="What `runs export` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder for the runs; those that are in it stay.")],
+    hash: Annotated[str | None, typer.Option(help="That the bundle must have, as `runs export` printed it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make run folders of an exported file, after comparing every file of a bundle with its hash."""
+    from palaestra.runs.archive import import_
+
+    result = import_(file, out, hash)
+    if as_json:
+        give(result)
+        return
+    say(f"{len(result['runs'])} runs are in {out}: {', '.join(Path(run).name for run in result['runs'])}")
+    if not result["hash"]:
+        say("their checkpoints are not: tables hold none")
 
 
 @runs_app.command("check", epilog="Example: palaestra runs check runs/first")
 def runs_check(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
-    """Read every file of a run and say which are damaged."""
+    """Read every file of a run and say which are damaged, and what a complete run would say besides."""
     from palaestra import api
 
     result = api.check(run)
@@ -412,6 +607,7 @@ def runs_check(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_
         for one in result["problems"]:
             place = f"{one['file']}, {one['where']}" if one["where"] else one["file"]
             say(f"error: {place}: {one['what']}; {one['remedy']}")
-        say("whole" if result["ok"] else f"{len(result['problems'])} problems")
+        number = len(result["problems"])
+        say(f"{number} problem{'s' * (number > 1)}" if number else "whole and complete")
     if not result["ok"]:
         raise typer.Exit(1)

@@ -28,7 +28,7 @@ def listed(what: str) -> list[dict[str, Any]]:
     if what == "envs":
         return [{"slug": name, "title": _title(*world)} for name, world in WORLDS.items()]
     if what not in ("algorithms", "methods"):
-        raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs'))}")
+        raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs', 'claims'))}")
     entries = catalogue(what).values()
     rows = [_row(entry) for entry in entries]
     if what == "methods":

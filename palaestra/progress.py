@@ -103,3 +103,96 @@ def _way(row: dict[str, Any]) -> str:
     """How several seeds run, and why."""
     workers = "one process at a time" if row["workers"] == 1 else f"{row['workers']} processes at a time"
     return f"{'stacked' if row['together'] == 'stacked' else workers} ({row['why_together']})"
+
+
+class Comparing(Progress):
+    """A listener of comparisons: a table of the arms that changes while they run; a line for each group otherwise."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        super().__init__(quiet)
+        self.folder = ""
+        self.live: Any = None
+        self._arms: dict[str, dict[str, str]] = {}
+        self._steps = 1
+
+    def __enter__(self) -> Self:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self.live = Live(console=Console(stderr=True), refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "comparing":
+            self.folder = row["folder"]
+        if row["kind"] in ("comparing", "group", "looked", "tick", "warning") and not self.quiet:
+            getattr(self, f"_{row['kind']}")(row)
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr) if self.live is None else self.live.console.print(text, highlight=False)
+
+    def _comparing(self, row: dict[str, Any]) -> None:
+        plan = row["plan"]
+        self._plan = plan
+        self._say(
+            f"{' against '.join(plan['arms'])} on {plan['env']}, {plan['steps']:,} steps, groups of {plan['group']} "
+            f"seeds, {plan['max_groups']} at most -> {row['folder']}"
+        )
+        empty = {"seeds": "0", "iqm": "", "interval": "", "decided": "", "now": ""}
+        self._arms = {name: dict(empty) for name in plan["arms"]}
+        self._draw()
+
+    def _group(self, row: dict[str, Any]) -> None:
+        for name, cells in self._arms.items():
+            cells["now"] = "0 %" if name in row["arms"] else ""
+        if self.live is None:
+            self._say(f"group {row['number'] + 1}: {', '.join(row['arms'])}")
+        self._draw()
+
+    def _tick(self, row: dict[str, Any]) -> None:
+        if isinstance(row["env_steps"], dict):
+            for name, steps in row["env_steps"].items():
+                self._arms[name]["now"] = f"{100 * steps / self._plan['steps']:.0f} %"
+            self._draw()
+
+    def _looked(self, row: dict[str, Any]) -> None:
+        for name, arm in row["summary"]["arms"].items():
+            interval = "" if arm["interval"] is None else "{:.4g} to {:.4g}".format(*arm["interval"])
+            cells = {"seeds": str(len(arm["seeds"])), "iqm": f"{arm['iqm']:.4g}", "interval": interval, "now": ""}
+            self._arms[name] |= cells | {"decided": _decided(name, row["summary"]["decisions"])}
+            if self.live is None:
+                decided = f"; {self._arms[name]['decided']}" if self._arms[name]["decided"] else ""
+                self._say(f"  {name}: {cells['seeds']} seeds, interquartile mean {cells['iqm']} ({interval}){decided}")
+        self._draw()
+
+    def _draw(self) -> None:
+        if self.live is None:
+            return
+        from rich.table import Table
+
+        table = Table("arm", box=None, pad_edge=False)
+        for column in ("seeds", "interquartile mean", "95 % interval", "decided", "this group"):
+            table.add_column(column, justify="left" if column == "decided" else "right")
+        for name, cells in self._arms.items():
+            table.add_row(name, *(cells[key] for key in ("seeds", "iqm", "interval", "decided", "now")))
+        self.live.update(table)
+
+
+def _decided(name: str, decisions: list[dict[str, Any]]) -> str:
+    """Against whom an arm is decided, and how."""
+    opposite = {"larger": "smaller", "smaller": "larger"}
+    found = []
+    for one in decisions:
+        if one["decision"] != "undecided" and name in (one["left"], one["right"]):
+            other = one["right"] if name == one["left"] else one["left"]
+            how = one["decision"] if name == one["left"] else opposite[one["decision"]]
+            found.append(f"{how} than {other}")
+    return ", ".join(found)

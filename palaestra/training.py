@@ -110,7 +110,7 @@ def train(
         about = {
             "expression": str(value),
             "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
-            "rebuilds": _rebuilds(value),
+            "rebuilds": rebuilds(value),
             "env": env if isinstance(env, str) else _name(world),
             "made_by_id": isinstance(env, str),
             "dataset": None,
@@ -210,7 +210,7 @@ def _chosen(
     """How several seeds run. An environment or algorithm that no other process can make leaves one process, in turn."""
     if isinstance(env, VectorEnv):  # it has copies for all of them, or `_made` says so
         return Choice("stacked", 1, "the vector environment has copies for all", {})
-    workers = torch.get_num_threads() if device == "cpu" and isinstance(env, str) and _rebuilds(value) else 1
+    workers = torch.get_num_threads() if device == "cpu" and isinstance(env, str) and rebuilds(value) else 1
     return choose(
         value,
         lambda number: made(env, environments * number),
@@ -385,7 +385,8 @@ def _evaluation(env: World, world: Any, episodes: int) -> Any:
     return None if env is world else made(env, episodes)
 
 
-def _rebuilds(value: Algorithm) -> bool:
+def rebuilds(value: Algorithm) -> bool:
+    """Whether an algorithm's expression alone gives it again."""
     try:
         return bool(parse(str(value)) == value)
     except ValueError:

@@ -48,7 +48,7 @@ from palaestra.evaluation.returns import episode_return
 from palaestra.functional.distributions import only_allowed
 from palaestra.functional.schedules import linear
 from palaestra.functional.targets import bellman, huber
-from palaestra.networks.critics import action_values, copy_of, dueling_values, follow
+from palaestra.networks.critics import Regression, action_values, copy_of, dueling_values, follow, regressed, said_by
 from palaestra.networks.encoders import Encoder, action_mask
 from palaestra.networks.mlp import Activation
 from palaestra.optimisers import adam
@@ -98,13 +98,13 @@ def optimal_td(
     b: Columns,
     gamma: float,
     next_value: Callable[[Nets, Obs], Tensor] = largest,
-    regression: Callable[[Tensor, Tensor], Tensor] = huber,
+    regression: Regression = huber,
 ) -> tuple[Tensor, Columns]:
     """Mnih et al. 2015, algorithm 1: rows [B]. `regression(prediction [B], target [B])`."""
     with torch.no_grad():
         target = bellman(b["reward"], b["terminated"], next_value(nets, b["next_obs"]), gamma, b.get("steps"))
-    q = of_action(nets["critic"](b["obs"]), b["action"])
-    return regression(q, target), {"error": (q - target).abs(), "q": q}
+    said = of_action(said_by(nets["critic"], b["obs"]), b["action"])
+    return regressed(nets["critic"], said, target, regression)
 
 
 @expressed

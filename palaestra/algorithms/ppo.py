@@ -50,8 +50,9 @@ from palaestra.data.layouts import once
 from palaestra.evaluation.returns import episode_return
 from palaestra.functional.returns import generalised_advantage
 from palaestra.functional.schedules import linear, number
+from palaestra.functional.targets import half_squared
 from palaestra.networks.actors import stochastic_policy
-from palaestra.networks.critics import state_value
+from palaestra.networks.critics import Regression, said_by, state_value, value_of, with_columns
 from palaestra.networks.encoders import Encoder
 from palaestra.networks.mlp import Activation
 from palaestra.optimisers import adam
@@ -82,12 +83,14 @@ def _values(critic: nn.Module, obs: Obs, like: Tensor) -> Tensor:
 
 
 def evaluated(nets: Nets, b: Columns) -> Columns:
-    """What all terms read: `logp` of the action, `entropy` and `value`, [B] each."""
+    """What all terms read: `logp` of the action, `entropy` and `value`, [B] each, and what the critic `said` of it."""
     distribution = nets["actor"](b["obs"])
+    said = said_by(nets["critic"], b["obs"])
     return {
         "logp": distribution.log_prob(b["action"]),
         "entropy": distribution.entropy(),
-        "value": nets["critic"](b["obs"]),
+        "value": value_of(nets["critic"], said),
+        "said": said,
     }
 
 
@@ -123,9 +126,11 @@ def clipped_surrogate(nets: Nets, b: Columns, clip: Scheduled) -> tuple[Tensor, 
         return rows, {"kl": drift - log_ratio, "clipped": drift.abs() > limit}
 
 
-def value_error(nets: Nets, b: Columns) -> tuple[Tensor, Columns]:
-    """`(V - lambda_return)^2 / 2`: rows [B]."""
-    return 0.5 * (b["value"] - b["lambda_return"]).square(), {"value": b["value"]}
+def value_error(nets: Nets, b: Columns, regression: Regression = half_squared) -> tuple[Tensor, Columns]:
+    """`(V - lambda_return)^2 / 2`: rows [B]. `regression(prediction [B], target [B])`."""
+    said = b["said"] if "said" in b else b["value"]  # the same, unless the critic is read
+    rows, columns = with_columns(regression(said, b["lambda_return"]))
+    return rows, {"value": b["value"], **columns}
 
 
 def clipped_value_error(nets: Nets, b: Columns, clip: float) -> tuple[Tensor, Columns]:

@@ -17,7 +17,7 @@ which has the same fixed point. All parts share one learning rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -42,7 +42,17 @@ from palaestra.evaluation.returns import episode_return
 from palaestra.functional.distributions import categorical_sample, tanh_normal
 from palaestra.functional.targets import bellman, squared
 from palaestra.networks.actors import categorical_actor, gaussian_actor
-from palaestra.networks.critics import action_critic, copy_of, each_action_critic, fixed_number, follow, learnt_number
+from palaestra.networks.critics import (
+    Regression,
+    action_critic,
+    copy_of,
+    each_action_critic,
+    fixed_number,
+    follow,
+    learnt_number,
+    regressed,
+    said_by,
+)  # fmt: skip
 from palaestra.networks.encoders import Encoder
 from palaestra.networks.mlp import Activation
 from palaestra.rollout.collect import step
@@ -59,9 +69,7 @@ def squashed_gaussian(
     return mean.tanh(), {}, memory
 
 
-def soft_td(
-    nets: Nets, b: Columns, gamma: float, regression: Callable[[Tensor, Tensor], Tensor] = squared
-) -> tuple[Tensor, Columns]:
+def soft_td(nets: Nets, b: Columns, gamma: float, regression: Regression = squared) -> tuple[Tensor, Columns]:
     """Haarnoja et al. 2018, eq. 5 and 6: rows [B]. `regression(prediction [E, B], target [B])`."""
     with torch.no_grad():
         mean, log_std = nets["actor"](b["next_obs"])
@@ -69,8 +77,8 @@ def soft_td(
         value = nets["target_critic"](b["next_obs"], action).amin(0)
         soft_value = torch.addcmul(value, nets["entropy_coefficient"](), log_prob, value=-1)
         target = bellman(b["reward"], b["terminated"], soft_value, gamma, b.get("steps"))
-    q = nets["critic"](b["obs"], b["action"])
-    return regression(q, target), {"error": (q[0] - target).abs(), "q": q[0]}
+    said = said_by(nets["critic"], b["obs"], b["action"])
+    return regressed(nets["critic"], said, target, regression)
 
 
 def soft_improvement(nets: Nets, b: Columns) -> tuple[Tensor, Columns]:
@@ -149,18 +157,16 @@ def expected(log_probs: Tensor, values: Tensor) -> Tensor:
     return (log_probs.exp() * values).sum(-1)
 
 
-def soft_expected_td(
-    nets: Nets, b: Columns, gamma: float, regression: Callable[[Tensor, Tensor], Tensor] = squared
-) -> tuple[Tensor, Columns]:
+def soft_expected_td(nets: Nets, b: Columns, gamma: float, regression: Regression = squared) -> tuple[Tensor, Columns]:
     """Christodoulou 2019, eq. 10 in the target: the expectation over actions is exact. Rows [B]."""
     with torch.no_grad():
         log_probs = nets["actor"](b["next_obs"])
         q = nets["target_critic"](b["next_obs"]).amin(0)
         value = expected(log_probs, q - nets["entropy_coefficient"]() * log_probs)
         target = bellman(b["reward"], b["terminated"], value, gamma, b.get("steps"))
-    all_q = nets["critic"](b["obs"])
-    q = all_q.gather(-1, b["action"].expand(len(all_q), -1).unsqueeze(-1)).squeeze(-1)
-    return regression(q, target), {"error": (q[0] - target).abs(), "q": q[0]}
+    said = said_by(nets["critic"], b["obs"])  # [E, B, A], or [E, B, A, M]
+    said = said.take_along_dim(b["action"].view(1, -1, *[1] * (said.dim() - 2)), 2).squeeze(2)
+    return regressed(nets["critic"], said, target, regression)
 
 
 def soft_expected_improvement(nets: Nets, b: Columns) -> tuple[Tensor, Columns]:

@@ -17,7 +17,7 @@ Differs from the paper: the defaults are those of the authors' later code (256-2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -42,7 +42,7 @@ from palaestra.data.layouts import transition
 from palaestra.evaluation.returns import episode_return
 from palaestra.functional.targets import bellman, squared
 from palaestra.networks.actors import deterministic_actor
-from palaestra.networks.critics import action_critic, copy_of, follow
+from palaestra.networks.critics import Regression, action_critic, copy_of, follow, regressed, said_by
 from palaestra.networks.encoders import Encoder
 from palaestra.networks.mlp import Activation
 from palaestra.rollout.collect import step
@@ -60,7 +60,7 @@ def smoothed_td(
     gamma: float,
     target_noise: float,
     target_clip: float,
-    regression: Callable[[Tensor, Tensor], Tensor] = squared,
+    regression: Regression = squared,
 ) -> tuple[Tensor, Columns]:
     """Fujimoto et al. 2018, eq. 14 and algorithm 1: rows [B]. `regression(prediction [E, B], target [B])`."""
     with torch.no_grad():
@@ -69,8 +69,8 @@ def smoothed_td(
             action = action + (b["action_noise"] * target_noise).clamp(-target_clip, target_clip)
         value = nets["target_critic"](b["next_obs"], action.clamp(-1.0, 1.0)).amin(0)
         target = bellman(b["reward"], b["terminated"], value, gamma, b.get("steps"))
-    q = nets["critic"](b["obs"], b["action"])
-    return regression(q, target), {"error": (q[0] - target).abs(), "q": q[0]}
+    said = said_by(nets["critic"], b["obs"], b["action"])
+    return regressed(nets["critic"], said, target, regression)
 
 
 def first_critic(nets: Nets, b: Columns) -> Tensor:

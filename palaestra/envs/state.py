@@ -181,6 +181,26 @@ def set_state(env: AnyEnv, state: Mapping[str, Any]) -> None:
     _set_base_state(base, state["state"])
 
 
+# What an episode that begins in a state does not take from it: a copied stream would repeat the same noise in every
+# episode, copied counters would end it early, copied statistics would be those of whoever was there before.
+_STREAMS_AND_COUNTERS = ("rng", "seed", "seeds", "elapsed")
+_COUNTERS_AND_STATISTICS = ("TimeLimit", "RecordEpisodeStatistics", "NormalizeObservation", "NormalizeReward")
+
+
+def begin_in(env: AnyEnv, state: Mapping[str, Any]) -> None:
+    """Begin an episode in a state that `get_state` gave, after a reset.
+
+    Random streams, step counters and statistics stay the environment's own. ValueError as `set_state`.
+    """
+    own = get_state(env)
+    wrappers = [
+        mine if mine["class"].rpartition(".")[2] in _COUNTERS_AND_STATISTICS else given
+        for mine, given in zip(own["wrappers"], state["wrappers"], strict=False)
+    ]
+    kept = {key: own["state"][key] for key in _STREAMS_AND_COUNTERS if key in own["state"]}
+    set_state(env, {**state, "wrappers": wrappers, "state": {**state["state"], **kept}})
+
+
 def _layers(env: AnyEnv) -> Iterator[Any]:
     while isinstance(env, (gymnasium.Wrapper, VectorWrapper)):
         yield env

@@ -1,4 +1,4 @@
-"""Distributions of returns: on fixed atoms, or by their quantiles.
+"""Distributions of returns: on fixed atoms, in bins, or by their quantiles.
 
 Shape legend: `B` rows, `M` atoms or values of a distribution, `N` quantiles.
 """
@@ -29,6 +29,26 @@ def categorical_projection(values: Tensor, probs: Tensor, support: Tensor) -> Te
     lower = below.long()
     projected = torch.zeros((*values.shape[:-1], size), dtype=probs.dtype, device=probs.device)
     return projected.scatter_add(-1, lower, probs * (1.0 - share)).scatter_add(-1, lower + 1, probs * share)
+
+
+def mean_of_atoms(logits: Tensor, support: Tensor) -> Tensor:
+    """`sum_i z_i softmax(logits)_i`: [..., M] and [M] -> [...]."""
+    return (logits.softmax(-1) * support).sum(-1)  # no matrix product: autocast would round that to bfloat16
+
+
+def gaussian_in_bins(mean: Tensor, std: float, edges: Tensor) -> Tensor:
+    """The bins' probabilities of a normal distribution, cut off at the outer of `edges` [M + 1]: [...] -> [..., M].
+
+    `(F(e_{i+1}) - F(e_i)) / (F(e_M) - F(e_0))` (Imani and White 2018). A mean far beyond the edges leaves no
+    probability to divide by: clip it first.
+    """
+    below = torch.erf((edges - mean.unsqueeze(-1)) / (std * 2**0.5))
+    return below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """`-sum_i label_i log softmax(logits)_i`: [..., M] -> [...]."""
+    return -(label * logits.log_softmax(-1)).sum(-1)
 
 
 def quantile_huber(prediction: Tensor, target: Tensor, width: float = 1.0) -> Tensor:

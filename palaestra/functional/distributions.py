@@ -43,6 +43,17 @@ def categorical_sample(logits: Tensor, rng: torch.Generator | None) -> Tensor:
     return (logits - (-uniform.clamp_min(1e-20).log()).log()).argmax(-1)
 
 
+def categorical_by(noise: Tensor, log_probs: Tensor) -> Tensor:
+    """One choice [B] a row of `log_probs` [B, K], by standard normal `noise` [B]: where its quantile Phi(noise) falls.
+
+    For terms, whose noise is drawn outside. As the quantile grows, the choice goes from the first to the last.
+    """
+    bounds = log_probs.exp().cumsum(-1)[..., :-1]  # the last one's is 1, but for rounding
+    quantile = 0.5 * torch.erfc(noise * -(0.5**0.5))  # torch.special.ndtr is 0 below -5.4
+    choice: Tensor = (bounds < quantile.unsqueeze(-1)).sum(-1)
+    return choice
+
+
 class Normal(NamedTuple):
     """A normal distribution of `A` independent numbers, not squashed: `mean` and `log_std` are [..., A]."""
 
@@ -65,6 +76,11 @@ class Normal(NamedTuple):
         """`sum(log std + (1 + log(2 pi)) / 2)`, in nats: [...]."""
         return self.log_std.sum(-1) + (0.5 + HALF_LOG_TWO_PI) * self.mean.shape[-1]
 
+    def kl(self, other: Normal) -> Tensor:
+        """KL(self || other), `sum(log s2 - log s1 + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2)`, in nats: [...]."""
+        gap = ((2 * self.log_std).exp() + (self.mean - other.mean).square()) * (-2 * other.log_std).exp()
+        return (other.log_std - self.log_std + 0.5 * (gap - 1)).sum(-1)
+
 
 class Categorical(NamedTuple):
     """One choice out of `A` by its log-probabilities [..., A]."""
@@ -82,3 +98,7 @@ class Categorical(NamedTuple):
     def entropy(self) -> Tensor:
         """`-sum_a p(a) log p(a)`, in nats: [...]. A choice that is not allowed adds nothing."""
         return (self.log_probs.exp() * self.log_probs).sum(-1).neg()
+
+    def kl(self, other: Categorical) -> Tensor:
+        """KL(self || other), `sum_a p(a) (log p(a) - log q(a))`, in nats: [...]."""
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)

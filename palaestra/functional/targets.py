@@ -36,6 +36,11 @@ def squared(prediction: Tensor, target: Tensor) -> Tensor:
     return gap.sum(0) if gap.dim() > 1 else gap
 
 
+def half_squared(prediction: Tensor, target: Tensor) -> Tensor:
+    """`(prediction - target)^2 / 2`, entry by entry."""
+    return 0.5 * (prediction - target).square()
+
+
 def huber(prediction: Tensor, target: Tensor, width: float = 1.0) -> Tensor:
     """Huber's loss (1964): quadratic within `width`, linear beyond; summed over the ensemble's axis as `squared`."""
     gap = torch.nn.functional.huber_loss(prediction, target.expand_as(prediction), reduction="none", delta=width)

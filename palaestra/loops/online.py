@@ -24,6 +24,7 @@ from palaestra.learner import Learner, as_tuple, generator, set_states
 from palaestra.rollout.collect import step
 from palaestra.rollout.source import Source
 from palaestra.stacking import Streams
+from palaestra.teachers.teacher import Policies
 
 Record = Callable[[dict[str, Any]], None]
 OF_THIS_PASS = (once, sequences)  # layouts of what was just collected and is then thrown away
@@ -50,6 +51,7 @@ class Online:
     """One run of an algorithm in an environment: the learner, the replays, the source, every random stream.
 
     With several `seeds` the copies of `env` are theirs in turn, as many for each. Unfit where they cannot be stacked.
+    `policies` opens the runs that methods name as teachers.
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class Online:
         device: str = "cpu",
         compile: bool = False,
         precision: str = "float32",
+        policies: Policies | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
+        self.policies = policies
         if len(self.seeds) > 1 and (problem := stacking_problem(algorithm)):
             raise Unfit(f"the seeds of {algorithm} cannot be stacked ({problem}): run them in processes, or one by one")
         self.source = Source(env, self._numbers("environment"), device=device)
@@ -90,8 +94,14 @@ class Online:
     def env_steps(self) -> int:
         return self.source.env_steps
 
+    def begin(self) -> dict[int, dict[str, float]]:
+        """Begin the first episodes; of each seed, what the parts tell that prepared themselves for it."""
+        return dict(zip(self.seeds, self.source.begin(self._numbers("teacher"), self.policies), strict=False))
+
     def advance(self) -> None:
         """Collect once, and make the updates that this is worth."""
+        if not self.source.begun:
+            self.begin()
         a, nets, schedule = self.algorithm, self.learner.nets, self.algorithm.schedule
         before = self.env_steps
         # With several seeds the policy takes a generator for each, and `step`, which alone can then collect, passes on.
@@ -203,12 +213,17 @@ def online(
 ) -> None:
     """Advance `run` until `steps` environment steps are taken.
 
-    `record(row)` gets a "train" row of each seed every `log_every` steps (metrics fetched from the device, returns of
-    the training episodes that ended) and an "evaluation" row every `evaluate_every`, `save(run)` is called every
-    `checkpoint_every` steps and at the end, `tick(row)` after every collection. `seconds` were spent before. Raises
-    `NotFinite` rather than record or save what was learnt from numbers that are not finite.
+    `record(row)` gets a "prepared" row of each seed where a part prepared itself before the first episode, a "train"
+    row of each seed every `log_every` steps (metrics fetched from the device, returns of the training episodes that
+    ended) and an "evaluation" row every `evaluate_every`, `save(run)` is called every `checkpoint_every` steps and at
+    the end, `tick(row)` after every collection. `seconds` were spent before. Raises `NotFinite` rather than record or
+    save what was learnt from numbers that are not finite.
     """
     began = time.perf_counter() - seconds
+    if not run.source.begun:
+        for seed, told in run.begin().items():
+            if told:
+                record({"kind": "prepared", "seed": seed, "env_steps": 0, "updates": 0, **told})
     while run.env_steps < steps:
         before = run.env_steps
         run.advance()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,25 @@ class GaussianActor(Body):
         return mean, log_std.clamp(-20.0, 2.0)
 
 
+class Experts(GaussianActor):
+    """The same of several experts on one trunk: [B, K, A] each."""
+
+    def __init__(self, spec: Spec, actions: int, experts: int, **body: Any) -> None:
+        super().__init__(spec, 2 * experts * actions, **body)
+        self.experts = experts
+
+    def forward(self, obs: Obs) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        mean, log_std = (numbers.unflatten(-1, (self.experts, -1)) for numbers in super().forward(obs))
+        return mean, log_std
+
+
+class Router(Body):
+    """Log-probabilities [B, K] of being asked, of each expert."""
+
+    def forward(self, obs: Obs) -> Tensor:
+        return torch.log_softmax(super().forward(obs), -1)
+
+
 class CategoricalActor(Body):
     """Log-probabilities [B, A] of each choice; choices that are not allowed have (nearly) none."""
 
@@ -98,6 +117,27 @@ class CategoricalPolicy(CategoricalActor):
         return Categorical(super().forward(obs))
 
 
+class Instead:
+    """The networks `nets`, some of them replaced by other modules or functions, as long as one call lasts."""
+
+    def __init__(self, nets: Nets, **others: Callable[..., Any]) -> None:
+        self.nets, self.others = nets, others
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self.others[name] if name in self.others else self.nets[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.others or name in self.nets
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.nets, name)
+
+
+def instead(nets: Nets, **others: Callable[..., Any]) -> Nets:
+    """`nets` as terms and policies read them, with these in place of the networks of the same names."""
+    return cast(Nets, Instead(nets, **others))
+
+
 def stochastic_policy(
     hidden: Sequence[int] = (64, 64), activation: Activation = "tanh", encoder: Encoder | None = None
 ) -> Factory:
@@ -127,6 +167,28 @@ def gaussian_actor(
 
 def _gaussian_actor(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return GaussianActor(spec, 2 * continuous_size(spec, "a Gaussian actor"), **body)  # type: ignore[arg-type]
+
+
+def experts_actor(
+    experts: int,
+    hidden: Sequence[int] = (256, 256),
+    activation: Activation = "relu",
+    encoder: Encoder | None = None,
+) -> Factory:
+    return partial(_experts_actor, experts=experts, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _experts_actor(spec: Spec, nets: Nets, **settings: Any) -> nn.Module:
+    return Experts(spec, continuous_size(spec, "a mixture of Gaussian experts"), **settings)
+
+
+def router(experts: int, encoder: Encoder | None = None) -> Factory:
+    """One linear layer from the observation's features to the experts' log-probabilities."""
+    return partial(_router, experts=experts, encoder=encoder)
+
+
+def _router(spec: Spec, nets: Nets, experts: int, encoder: Encoder | None) -> nn.Module:
+    return Router(spec, experts, (), "relu", encoder)
 
 
 def categorical_actor(

@@ -1,9 +1,15 @@
-"""Values: of a state and an action, or of a state and every action. Ensembles have a leading axis [E, ...]."""
+"""Values: of a state and an action, or of a state and every action. Ensembles have a leading axis [E, ...].
+
+Called, a critic gives values. With `atoms` it says as many numbers of each value, [..., M], and who calls it has to
+read them. With a `support` as well, they are logits of atoms that it reads itself (`MeanOfAtoms`): who calls it gets
+values, and only what it is regressed with sees the logits (`said_by`, `regressed`).
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,13 +19,17 @@ from torch.optim import Optimizer
 
 from palaestra.algorithm import Factory, Nets
 from palaestra.batch import Columns, Obs, Spec
+from palaestra.functional.distributional import mean_of_atoms
 from palaestra.networks.actors import Body, continuous_size, discrete_size
 from palaestra.networks.encoders import Encoder, by_space
 from palaestra.networks.mlp import Activation, EnsembleMLP
 
 
 class ActionCritic(nn.Module):
-    """`Q(s, a)` of every member, or of the `first` so many: [E, B] from an observation and an action [B, A]."""
+    """`Q(s, a)` of every member, or of the `first` so many: [E, B] from an observation and an action [B, A].
+
+    With `atoms` it is [E, B, M].
+    """
 
     def __init__(
         self,
@@ -29,8 +39,10 @@ class ActionCritic(nn.Module):
         hidden: Sequence[int],
         activation: Activation,
         encoder: Encoder | None,
+        atoms: int | None = None,
     ) -> None:
         super().__init__()
+        self.atoms = atoms
         obs = spec.obs
         if isinstance(obs, Mapping) and "critic_obs" in obs:  # privileged: what the critic sees and the actor does not
             self.key: str | None = "critic_obs"
@@ -38,29 +50,42 @@ class ActionCritic(nn.Module):
         else:
             self.key = None
         self.encoder = (encoder or by_space)(obs)
-        self.mlp = EnsembleMLP(members, (int(self.encoder.size) + actions, *hidden, 1), activation)  # type: ignore[arg-type]
+        self.mlp = EnsembleMLP(members, (int(self.encoder.size) + actions, *hidden, atoms or 1), activation)  # type: ignore[arg-type]
 
     def forward(self, obs: Obs, action: Tensor, first: int | None = None) -> Tensor:
         features = self.encoder(obs[self.key] if self.key else obs)  # type: ignore[index]
-        return self.mlp(torch.cat((features, action), -1), first).squeeze(-1)
+        said = self.mlp(torch.cat((features, action), -1), first)
+        return said.squeeze(-1) if self.atoms is None else said
 
 
 class StateValue(Body):
-    """`V(s)`: [B]. Reads `critic_obs` alone where there is one: what the critic sees and the actor does not."""
+    """`V(s)`: [B], or [B, M] with `atoms`.
 
-    def __init__(self, spec: Spec, hidden: Sequence[int], activation: Activation, encoder: Encoder | None) -> None:
+    Reads `critic_obs` alone where there is one: what the critic sees and the actor does not.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int],
+        activation: Activation,
+        encoder: Encoder | None,
+        atoms: int | None = None,
+    ) -> None:
+        self.atoms = atoms
         self.privileged = isinstance(spec.obs, Mapping) and "critic_obs" in spec.obs
         if self.privileged:
             spec = replace(spec, obs=spec.obs["critic_obs"])  # type: ignore[index]
-        super().__init__(spec, 1, hidden, activation, encoder)
+        super().__init__(spec, atoms or 1, hidden, activation, encoder)
         self.initialise(head=1.0)
 
     def forward(self, obs: Obs) -> Tensor:
-        return super().forward(obs["critic_obs"] if self.privileged else obs).squeeze(-1)  # type: ignore[index]
+        said = super().forward(obs["critic_obs"] if self.privileged else obs)  # type: ignore[index]
+        return said.squeeze(-1) if self.atoms is None else said
 
 
 class EachActionCritic(nn.Module):
-    """`Q(s, .)` of every member and every action: [E, B, A]."""
+    """`Q(s, .)` of every member and every action: [E, B, A], or [E, B, A, M] with `atoms`."""
 
     def __init__(
         self,
@@ -70,13 +95,16 @@ class EachActionCritic(nn.Module):
         hidden: Sequence[int],
         activation: Activation,
         encoder: Encoder | None,
+        atoms: int | None = None,
     ) -> None:
         super().__init__()
+        self.atoms = atoms
         self.encoder = (encoder or by_space)(spec.obs)
-        self.mlp = EnsembleMLP(members, (int(self.encoder.size), *hidden, actions), activation)  # type: ignore[arg-type]
+        self.mlp = EnsembleMLP(members, (int(self.encoder.size), *hidden, actions * (atoms or 1)), activation)  # type: ignore[arg-type]
 
     def forward(self, obs: Obs) -> Tensor:
-        return self.mlp(self.encoder(obs))
+        said = self.mlp(self.encoder(obs))
+        return said if self.atoms is None else said.unflatten(-1, (-1, self.atoms))
 
 
 class PlainCritic(Body):
@@ -119,6 +147,47 @@ class DuelingCritic(PlainCritic):
         return value + advantage - advantage.mean(1, keepdim=True)
 
 
+class MeanOfAtoms(nn.Module):
+    """A critic that says logits [..., M] of atoms from `low` to `high`. Called, it gives values [...], their means."""
+
+    support: Tensor
+
+    def __init__(self, critic: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.critic = critic
+        self.register_buffer("support", torch.linspace(low, high, critic.atoms))  # type: ignore[call-overload]
+
+    def forward(self, *inputs: object, logits: bool = False, **settings: object) -> Tensor:
+        said = self.critic(*inputs, **settings)
+        return said if logits else mean_of_atoms(said, self.support)
+
+
+def said_by(critic: nn.Module, *inputs: object) -> Tensor:
+    """What a critic is regressed with: its logits [..., M] where it has any to read, else the value [...]."""
+    return critic(*inputs, logits=True) if isinstance(critic, MeanOfAtoms) else critic(*inputs)
+
+
+def value_of(critic: nn.Module, said: Tensor) -> Tensor:
+    """The value [...] of what a critic said."""
+    return mean_of_atoms(said, critic.support) if isinstance(critic, MeanOfAtoms) else said
+
+
+Regression = Callable[[Tensor, Tensor], Tensor | tuple[Tensor, Columns]]  # of what was said and a target [B]
+
+
+def regressed(critic: nn.Module, said: Tensor, target: Tensor, regression: Regression) -> tuple[Tensor, Columns]:
+    """Rows of a critic's term, and columns: the first member's `q` and `error = |q - target|`, the regression's own."""
+    q = value_of(critic, said)
+    q = q[0] if q.dim() > target.dim() else q
+    rows, columns = with_columns(regression(said, target))
+    return rows, {"error": (q - target).abs(), "q": q, **columns}
+
+
+def with_columns(rows: Tensor | tuple[Tensor, Columns]) -> tuple[Tensor, Columns]:
+    """What a regression returned, as rows and columns."""
+    return rows if isinstance(rows, tuple) else (rows, {})
+
+
 class Positive(nn.Module):
     """One learnt positive number, kept as its logarithm; called, it gives `exp(log)`."""
 
@@ -143,6 +212,9 @@ class Fixed(nn.Module):
         return self.value
 
 
+Support = tuple[float, float] | None  # the smallest and the largest atom
+
+
 def action_critic(
     members: int = 2,
     hidden: Sequence[int] = (256, 256),
@@ -152,8 +224,8 @@ def action_critic(
     return partial(_action_critic, members=members, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _action_critic(spec: Spec, nets: Nets, **settings: object) -> nn.Module:
-    return ActionCritic(spec, continuous_size(spec, "a critic of (s, a)"), **settings)  # type: ignore[arg-type]
+def _action_critic(spec: Spec, nets: Nets, support: Support = None, **settings: object) -> nn.Module:
+    return _read(ActionCritic(spec, continuous_size(spec, "a critic of (s, a)"), **settings), support)  # type: ignore[arg-type]
 
 
 def each_action_critic(
@@ -165,8 +237,8 @@ def each_action_critic(
     return partial(_each_action_critic, members=members, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _each_action_critic(spec: Spec, nets: Nets, **settings: object) -> nn.Module:
-    return EachActionCritic(spec, discrete_size(spec, "a critic of each action"), **settings)  # type: ignore[arg-type]
+def _each_action_critic(spec: Spec, nets: Nets, support: Support = None, **settings: object) -> nn.Module:
+    return _read(EachActionCritic(spec, discrete_size(spec, "a critic of each action"), **settings), support)  # type: ignore[arg-type]
 
 
 def action_values(
@@ -183,8 +255,8 @@ def action_distributions(
     return partial(_action_values, hidden=hidden, activation=activation, encoder=encoder, atoms=atoms)
 
 
-def _action_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
-    return PlainCritic(spec, discrete_size(spec, "a Q-network"), **body)  # type: ignore[arg-type]
+def _action_values(spec: Spec, nets: Nets, support: Support = None, **body: object) -> nn.Module:
+    return _read(PlainCritic(spec, discrete_size(spec, "a Q-network"), **body), support)  # type: ignore[arg-type]
 
 
 def dueling_values(
@@ -192,13 +264,14 @@ def dueling_values(
     activation: Activation = "relu",
     encoder: Encoder | None = None,
     atoms: int | None = None,
+    support: Support = None,
 ) -> Factory:
-    """A `DuelingCritic`: [B, A], or [B, A, M] with `atoms`."""
-    return partial(_dueling_values, hidden=hidden, activation=activation, encoder=encoder, atoms=atoms)
+    """A `DuelingCritic`: [B, A], or [B, A, M] with `atoms`, which with a `support` are read."""
+    return partial(_dueling_values, hidden=hidden, activation=activation, encoder=encoder, atoms=atoms, support=support)
 
 
-def _dueling_values(spec: Spec, nets: Nets, **body: object) -> nn.Module:
-    return DuelingCritic(spec, discrete_size(spec, "a dueling Q-network"), **body)  # type: ignore[arg-type]
+def _dueling_values(spec: Spec, nets: Nets, support: Support = None, **body: object) -> nn.Module:
+    return _read(DuelingCritic(spec, discrete_size(spec, "a dueling Q-network"), **body), support)  # type: ignore[arg-type]
 
 
 def state_value(
@@ -207,8 +280,22 @@ def state_value(
     return partial(_state_value, hidden=hidden, activation=activation, encoder=encoder)
 
 
-def _state_value(spec: Spec, nets: Nets, **body: object) -> nn.Module:
-    return StateValue(spec, **body)  # type: ignore[arg-type]
+def _state_value(spec: Spec, nets: Nets, support: Support = None, **body: object) -> nn.Module:
+    return _read(StateValue(spec, **body), support)  # type: ignore[arg-type]
+
+
+def _read(critic: nn.Module, support: Support) -> nn.Module:
+    return critic if support is None else MeanOfAtoms(critic, *support)
+
+
+def classifying(critic: Factory, atoms: int, low: float, high: float) -> Factory:
+    """The critic of a factory as a `MeanOfAtoms`; ValueError where it is none of the above, or has atoms already."""
+    keywords = critic.keywords if isinstance(critic, partial) else {}
+    if "factory" in keywords:  # a network on another's features
+        return partial(critic.func, factory=classifying(keywords["factory"], atoms, low, high))  # type: ignore[attr-defined]
+    if "support" not in inspect.signature(critic).parameters or keywords.get("atoms"):
+        raise ValueError("this critic cannot classify values: those of dqn, sac, td3 and ppo can, which say one number")
+    return partial(critic.func, **{**keywords, "atoms": atoms, "support": (low, high)})  # type: ignore[attr-defined]
 
 
 def learnt_number(begin: float = 1.0) -> Factory:

@@ -6,8 +6,10 @@ Shape legend: `N` environments, in as many equal groups as there are seeds.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,16 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Generator, Tensor
 
-from palaestra.algorithm import InitialStates, Memory, Nets, Start, TaskSampler
+from palaestra.algorithm import InitialStates, Memory, Nets, TaskSampler
 from palaestra.batch import Columns, Obs, each
 from palaestra.envs.border import Border
 from palaestra.envs.starts import start_from
 from palaestra.envs.state import get_state, set_state, state_problem
 from palaestra.faults import EnvironmentFailed, NotFinite
+from palaestra.teachers.episodes import Episode, played
+from palaestra.teachers.teacher import Policies, teacher_of
+
+NEVER = np.iinfo(np.int64).max
 
 
 @dataclass
@@ -75,8 +81,9 @@ class Source:
                 "set its autoreset_mode to AutoresetMode.DISABLED or SAME_STEP"
             )
         self.choosers: list[Chooser] = []
+        self.begun = True
         self.task: list[Any] = [None] * self.n
-        self.limit = np.full(self.n, np.iinfo(np.int64).max)
+        self.limit = np.full(self.n, NEVER)
         self.env_steps = 0
         self.returns = np.zeros(self.n)
         self.lengths = np.zeros(self.n, np.int64)
@@ -94,7 +101,7 @@ class Source:
         nets: Sequence[Nets],
         rngs: Sequence[Generator],
     ) -> None:
-        """Let an algorithm's parts choose each episode's task and first state, from the very first on.
+        """Let an algorithm's parts choose each episode's task and first state, from the very first on: see `begin`.
 
         They are copied for each seed, so that two runs never share state; `nets` and `rngs` hold one a seed. ValueError
         for an environment that resets by itself.
@@ -105,7 +112,42 @@ class Source:
             Chooser(copy.deepcopy(tasks), copy.deepcopy(tuple(initial_states)), own, rng)
             for own, rng in zip(nets, rngs, strict=True)
         ]
-        self._begin(np.ones(self.n, bool))
+        self.begun = False
+
+    def begin(self, seed: int | Sequence[int] = 0, policies: Policies | None = None) -> list[dict[str, float]]:
+        """Let the parts that choose prepare themselves, then begin the first episodes; what each seed's parts tell.
+
+        A teacher's episodes are seeded from `seed`, one or one of each group; `policies` opens a run's folder, where
+        such a run is to be the teacher.
+        """
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
+
+        @cache  # the copies of all seeds are played in at once
+        def everywhere(teacher: str, rounds: int, every: int) -> list[list[Episode]]:
+            begins = [[own + r * self.group + i for own in seeds for i in range(self.group)] for r in range(rounds)]
+            return played(self.env, teacher_of(teacher, self.env, policies), begins, every)
+
+        told: list[dict[str, float]] = []
+        for number, chooser in enumerate(self.choosers):
+            play = partial(self._played, everywhere, number)
+            preparing = [states.prepare(play) for states in chooser.initial_states if hasattr(states, "prepare")]
+            told.append({name: value for one in preparing for name, value in one.items()})
+        self._begin_first()
+        return told
+
+    def _played(self, everywhere: Any, number: int, teacher: str, episodes: int, every: int) -> list[Episode]:
+        """The first so many episodes of a teacher in the copies of one seed."""
+        own = slice(number * self.group, (number + 1) * self.group)
+        rounds = everywhere(teacher, math.ceil(episodes / self.group), every)
+        return [episode for one in rounds for episode in one[own]][:episodes]
+
+    def _begin_first(self) -> None:
+        """The environment has just been reset: only a task would have to be there before that."""
+        for i, chooser in enumerate(chooser for chooser in self.choosers for _ in range(self.group)):
+            if chooser.tasks is not None:
+                self._give_task(i, chooser)
+            self._place(i, chooser)
+        self.begun = True
 
     def step(self, action: Tensor) -> Columns:
         """Columns [N, ...]: `obs, action, reward, terminated, truncated, next_obs, first, valid`.
@@ -205,31 +247,35 @@ class Source:
 
     def _begin(self, who: np.ndarray) -> None:
         """Reset the environments of `who`, each to its task and its initial state."""
-        tasks = any(chooser.tasks is not None for chooser in self.choosers)
-        if not tasks:
+        if not any(chooser.tasks is not None for chooser in self.choosers):
             self._reset(who, {})
         if not self.choosers:
             return
         for i in map(int, who.nonzero()[0]):
             chooser = self.choosers[i // self.group]
             if chooser.tasks is not None:
-                self.task[i] = chooser.tasks.sample(chooser.nets, chooser.rng)
-                self._reset(np.arange(self.n) == i, {"task": self.task[i]})
-            start = self._start(chooser, self.task[i])
-            self.limit[i] = np.iinfo(np.int64).max if start is None or start.time_limit is None else start.time_limit
-            if start is not None:
-                self.obs = _with_row(self.obs, i, self.border.obs(start_from(self.env, i, start.state)))
+                self._give_task(i, chooser)
+            self._place(i, chooser)
+
+    def _give_task(self, i: int, chooser: Chooser) -> None:
+        assert chooser.tasks is not None
+        self.task[i] = chooser.tasks.sample(chooser.nets, chooser.rng)
+        self._reset(np.arange(self.n) == i, {"task": self.task[i]})
 
     def _reset(self, who: np.ndarray, options: dict[str, Any]) -> None:
         raw, _ = self._asked(self.env.reset, options={"reset_mask": who, **options})
         self.obs = _where(torch.from_numpy(who).to(self._device), self._seen(raw), self.obs)
 
-    def _start(self, chooser: Chooser, task: Any) -> Start | None:
+    def _place(self, i: int, chooser: Chooser) -> None:
+        """Put an environment that was just reset into its initial state, and say when the episode is cut off."""
+        self.limit[i] = NEVER
         for states in chooser.initial_states:
-            start = states.sample(task, chooser.rng)
+            start = states.sample(self.task[i], self.env_steps, chooser.rng)
             if start is not None:
-                return start
-        return None
+                left = NEVER if start.until is None else math.ceil((start.until - self.env_steps) / self.group)
+                self.limit[i] = min(NEVER if start.time_limit is None else start.time_limit, left)
+                self.obs = _with_row(self.obs, i, self.border.obs(start_from(self.env, i, start.state, start.obs)))
+                return
 
     def finished(self) -> list[dict[str, float]]:
         """The episodes that ended since this was last asked: `environment, episode_return, episode_length` of each."""
@@ -273,7 +319,10 @@ class Source:
         for chooser, saved in zip(self.choosers, state["random"], strict=True):
             chooser.rng.set_state(saved)
         if state["env"] is None:
+            if not self.begun:
+                self._begin_first()
             return
+        self.begun = True
         set_state(self.env, state["env"])
         self.obs, self.memory, self.task = state["obs"], state["memory"], state["task"]
         self._first, self._void = state["first"], state["void"]

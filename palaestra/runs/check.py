@@ -1,12 +1,16 @@
-"""Whether a run's folder is whole: its fields, its metrics, its checkpoints."""
+"""Whether a run's folder is whole: its fields, its metrics, its checkpoints, and all that it should say."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from palaestra.runs.completeness import NEEDED, missing
 from palaestra.runs.errors import RunError
 from palaestra.runs.run import Run
+
+if TYPE_CHECKING:
+    from palaestra.runs.checkpoints import Checkpoints
 
 # What a run must say to be continued or evaluated. Numbers count something: they are at least 1.
 _FIELDS: dict[str, type] = {
@@ -36,7 +40,7 @@ def begun(run: Path | Run) -> Run:
 
 
 def check(folder: Path) -> list[RunError]:
-    """What is wrong with a run's folder; nothing when the list is empty. Every file is read.
+    """What is wrong with a run's folder, and what it lacks; nothing when the list is empty. Every file is read.
 
     Raises:
         RunError: there is no such run.
@@ -50,18 +54,33 @@ def check(folder: Path) -> list[RunError]:
         run = Run.open(folder)
     except RunError as problem:
         run, found = Run(folder, {}), [problem]
+        needed = False
     else:
-        run.about = {**_BEFORE, **run.about}
         found = list(_fields(run))
+        needed = not {problem.where for problem in found} & {f"field {name!r}" for name in NEEDED}
+    whole_lines = not (broken := run.broken_lines())
+    if needed and whole_lines:
+        found += missing(run, run.writer())
     found += [problem for part in run.parts() for problem in check(part)]
-    found += run.broken_lines()
+    found += broken
     checkpoints = Checkpoints(folder / "checkpoints")
     for path in checkpoints.paths():
         try:
             run.expect(checkpoints.load(path).position)
         except RunError as problem:
             found.append(problem)
+    if needed and run.about["together"] != "processes" and run.about["status"] == "finished":
+        found += _last_checkpoint(run, checkpoints)
     return found
+
+
+def _last_checkpoint(run: Run, checkpoints: Checkpoints) -> list[RunError]:
+    steps, again = run.about["steps"], "restore it from a copy, or train again: tables hold no checkpoints"
+    if not (paths := checkpoints.paths()):
+        return [RunError(checkpoints.folder, "there is no checkpoint", again)]
+    if (count := int(paths[-1].name.partition(".")[0])) < steps:
+        return [RunError(checkpoints.folder, f"the last checkpoint is of {count} of {steps} steps", again)]
+    return []
 
 
 def _fields(run: Run) -> list[RunError]:

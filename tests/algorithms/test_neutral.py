@@ -10,6 +10,7 @@ from palaestra.algorithm import add_loss, with_reward
 from palaestra.algorithms.c51 import c51
 from palaestra.algorithms.dqn import double, dqn
 from palaestra.algorithms.experience import n_step, prioritised
+from palaestra.algorithms.ppo import ppo
 from palaestra.algorithms.qr_dqn import qr_dqn
 from palaestra.algorithms.sac import sac, sac_discrete
 from palaestra.algorithms.td3 import ddpg, td3
@@ -18,6 +19,11 @@ from palaestra.data.replay import Replay
 from palaestra.functional.targets import huber, squared
 from palaestra.learner import Learner, generator
 from palaestra.loops.online import Online
+from palaestra.methods.curriculum.snapshotrl import s3rl, snapshotrl
+from palaestra.methods.exploration.mex import mex, mex_without_baseline
+from palaestra.methods.online.pmoe import pmoe
+from palaestra.methods.online.props import props
+from palaestra.methods.online.stop_regressing import stop_regressing, two_hot
 from tests.parts.worlds import batches, make, small, spec
 
 TINY = {"hidden": (16, 16)}
@@ -199,6 +205,73 @@ def test_double_is_plain_where_the_target_is_the_network(base):
     assert_same(after(double(base(**TINY, target_every=1)), "discrete", given), one)
     slow = base(**TINY, target_every=3, lr=0.1)
     assert_not_same(after(double(slow), "discrete", given), after(slow, "discrete", given))
+
+
+@pytest.mark.parametrize("method", [snapshotrl, s3rl])
+@pytest.mark.parametrize(("base", "world"), BASES)
+def test_no_steps_from_snapshots_are_the_base(base, world, method):
+    plain = run(base(**SETTINGS), world)
+    assert_same(run(method(base(**SETTINGS), steps=0), world), plain)
+    assert_not_same(run(method(base(**SETTINGS), steps=100), world), plain)
+
+
+@pytest.mark.parametrize("method", [mex, mex_without_baseline])
+@pytest.mark.parametrize("base", [td3, ddpg, sac])
+def test_no_optimism_is_the_base(base, method):
+    """Whatever noise it wants, the base's own stays the same."""
+    given = batches(small(base.__name__), "continuous")
+    plain = after(base(**TINY), "continuous", given)
+    assert_same(after(method(base(**TINY), optimism=0.0), "continuous", given), plain)
+    assert_not_same(after(method(base(**TINY), optimism=0.1), "continuous", given), plain)
+
+
+def test_two_hot_of_what_is_paid_is_c51():
+    """Classification has no setting that is a regression; but where nothing follows, c51's target is a number too."""
+    batch = batches(small("dqn"), "discrete")[0]["replay"]
+    support = {"v_min": -2.0, "v_max": 2.0}
+    rows, columns = rows_of(two_hot(dqn(**TINY, gamma=0.0), **support, bins=5), batch)
+    its_rows, its_columns = rows_of(c51(**TINY, gamma=0.0, **support, atoms=5), batch)
+    torch.testing.assert_close(rows, its_rows)
+    torch.testing.assert_close(columns["q"], its_columns["q"])
+    assert columns["beyond"].any()
+    assert torch.equal(columns["beyond"], its_columns["clipped"] > 0.5)
+    smeared, _ = rows_of(stop_regressing(dqn(**TINY, gamma=0.0), **support, bins=5), batch)
+    assert not torch.allclose(smeared, its_rows)
+
+
+def test_one_expert_is_sac():
+    """Exactly, where its actor's noise, which is a column of its own, is drawn from the same stream."""
+    given = batches(small("sac"), "continuous")
+    base, one, two = (
+        Learner(algorithm, spec("continuous"))
+        for algorithm in (sac(**TINY), pmoe(sac(**TINY), experts=1), pmoe(sac(**TINY), experts=2))
+    )
+    state = one.state_dict()
+    state["noise"]["actor/replay/each_action"] = base.state_dict()["noise"]["actor/replay/action"]
+    one.load_state_dict(state)
+    for n in range(5):
+        base.update(given[n % len(given)])
+        metrics, _ = one.update(given[n % len(given)])
+        assert metrics["loss/router"] == 0
+        assert two.update(given[n % len(given)])[0]["loss/router"] > 0
+    plain, mixed = base.nets.state_dict(), one.nets.state_dict()
+    assert_same({name: mixed[name] for name in plain}, plain)
+    assert {name.split(".")[0] for name in mixed.keys() - plain.keys()} == {"router"}
+    obs = given[0]["replay"]["obs"]
+    actions = [learner.deployed()(learner.nets, obs, None, None)[0] for learner in (base, one)]
+    assert torch.equal(*actions)
+
+
+@pytest.mark.parametrize("world", ["continuous", "discrete"])
+def test_a_behaviour_policy_that_never_adapts_is_ppo(world):
+    """To float tolerance: the old log-probabilities are then computed of all rows at once."""
+    settings = {**TINY, "collect": 16, "epochs": 6, "minibatches": 2}
+    plain = run(ppo(**settings), world, steps=100)
+    still = run(props(ppo(**settings), every=4, epochs=0), world, steps=100)
+    assert plain.keys() == still.keys()
+    for name in plain:
+        assert torch.allclose(plain[name], still[name], atol=1e-5), name
+    assert_not_same(run(props(ppo(**settings), every=4, lr=0.01), world, steps=100), plain)
 
 
 @pytest.mark.parametrize("allowed", [True, 1.0, 1])

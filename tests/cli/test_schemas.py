@@ -37,10 +37,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     return folder, answered("train", TD3, *given, "--out", str(folder))
 
 
-def test_there_are_eleven() -> None:
-    listed = {f"list-{what}" for what in ("algorithms", "methods", "envs")}
-    runs = {f"runs-{what}" for what in ("list", "show", "plot", "check")}
-    assert set(SCHEMAS) == {"train", "evaluate", "export", "show", *runs, *listed}
+def test_every_verb_has_one() -> None:
+    listed = {f"list-{what}" for what in ("algorithms", "methods", "envs", "claims")}
+    runs = {f"runs-{what}" for what in ("list", "show", "plot", "check", "report", "export", "import")}
+    assert set(SCHEMAS) == {"train", "compare", "claim", "evaluate", "export", "show", *runs, *listed}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -48,7 +48,7 @@ def test_is_a_schema(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
-@pytest.mark.parametrize("what", ["algorithms", "methods", "envs"])
+@pytest.mark.parametrize("what", ["algorithms", "methods", "envs", "claims"])
 def test_list(what: str) -> None:
     fits(answered("list", what), f"list-{what}")
 
@@ -66,6 +66,23 @@ def test_train(run: tuple[Path, Any]) -> None:
     assert (answer["run"], answer["env"], answer["seeds"]) == (str(folder), "palaestra/Pendulum-v0", [0])
     assert (answer["env_steps"], answer["updates"]) == (60, 40)
     assert list(map(len, answer["scores"]["episode_return"].values())) == [2]
+
+
+def test_compare(tmp_path: Path) -> None:
+    given = ("--env", "palaestra/Pendulum-v0", "--steps", "60", "--episodes", "2", "--evaluate-every", "30")
+    answer = answered(
+        "compare", TD3, f"{TD3}+n-step", *given, "--group", "2", "--alpha", "0.5", "--max-groups", "1", "--out",
+        str(tmp_path / "both"),
+    )  # fmt: skip
+    fits(answer, "compare")
+    assert [len(arm["scores"]) for arm in answer["arms"].values()] == [2, 2]
+    assert Path(answer["report"]).read_text().startswith("<!DOCTYPE html>")
+
+
+def test_claim(tmp_path: Path) -> None:
+    answer = answered("claim", "props", "--scale", "smoke", "--out", str(tmp_path / "props"))
+    fits(answer, "claim")
+    assert (answer["slug"], answer["scale"], list(answer["scores"])) == ("props", "smoke", ["baseline", "props"])
 
 
 def test_evaluate(run: tuple[Path, Any]) -> None:
@@ -111,6 +128,39 @@ def test_runs(run: tuple[Path, Any], tmp_path: Path) -> None:
     drawn = answered("runs", "plot", str(folder), "--out", str(tmp_path / "curve.png"))
     fits(drawn, "runs-plot")
     assert Path(drawn["picture"]).read_bytes().startswith(b"\x89PNG")
+
+    told = answered("runs", "report", str(folder), "--out", str(tmp_path / "report.html"))
+    fits(told, "runs-report")
+    assert told == {"report": str(tmp_path / "report.html"), "runs": 1}
+
+
+def test_runs_that_meet_conditions(run: tuple[Path, Any]) -> None:
+    folder = str(run[0])
+    for conditions in (("env=palaestra/Pendulum-v0", "algorithm~td3"), ("env=palaestra/Pendulum-v0 algorithm~td3",)):
+        assert len(answered("runs", "list", folder, "--where", *conditions)["runs"]) == 1
+        several = answered("runs", "show", folder, "--where", *conditions)
+        fits(several, "runs-show")
+        assert [one["folder"] for one in several] == [folder]
+    assert answered("runs", "list", folder, "--where", "algorithm~sac")["runs"] == []
+    for arguments, said in {
+        ("list", folder, "--where", "algoritm~sac"): "did you mean algorithm",
+        ("plot", folder, "--where", "algorithm~sac"): "none of 1 runs meets algorithm~sac",
+    }.items():
+        done = CliRunner().invoke(app, ["runs", *arguments])
+        assert done.exit_code != 0
+        assert said in str(done.exception) + done.stderr
+
+
+@pytest.mark.parametrize("name", ["runs.tar.gz", "runs.csv", "runs.parquet"])
+def test_runs_export_and_import(run: tuple[Path, Any], tmp_path: Path, name: str) -> None:
+    written = answered("runs", "export", str(run[0]), "--out", str(tmp_path / name))
+    fits(written, "runs-export")
+    given = ("--hash", written["hash"]) if written["hash"] else ()
+    made = answered("runs", "import", str(tmp_path / name), "--out", str(tmp_path / "back"), *given)
+    fits(made, "runs-import")
+    assert made["runs"] == [str(tmp_path / "back" / "first")]
+    shown = [answered("runs", "show", str(folder)) for folder in (run[0], made["runs"][0])]
+    assert len({json.dumps({**one, "folder": ""}) for one in shown}) == 1
 
 
 def test_a_score_that_is_no_number_is_null(run: tuple[Path, Any], tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ class From:
     def __init__(self, start):
         self.start, self.lengths = start, []
 
-    def sample(self, task, rng):
+    def sample(self, task, env_steps, rng):
         return self.start
 
     def observe(self, episode):
@@ -211,6 +211,7 @@ def test_a_task_an_episode():
     source = Source(env, 0)
     tasks = Gravities()
     source.choose(tasks, (), [Learner(td3(hidden=(4,)), source.border.spec).nets], [generator(0, "tasks")])
+    source.begin()
     assert env.tasks[:, 0].tolist() == [6.0, 7.0]
     random_steps(source, 200)
     assert env.tasks[:, 0].tolist() == [8.0, 9.0]
@@ -223,6 +224,7 @@ def chosen(world, states, n=2):
     env = make_vector(world, n)
     source = Source(env, 0)
     source.choose(None, states, [None], [generator(0, "tasks")])
+    source.begin()
     return source
 
 
@@ -256,9 +258,29 @@ def test_where_an_episode_starts_and_how_long_it_may_last(world):
     assert states.lengths == []
 
 
-def test_no_start_is_the_environments_own():
-    chosen_by_none, plain = chosen("palaestra/Pendulum-v0", (Nowhere(),)), chosen("palaestra/Pendulum-v0", ())
-    assert torch.equal(chosen_by_none.obs, plain.obs)
+def test_an_episode_is_over_when_its_seed_has_taken_so_many_steps():
+    start = Start(np.array([0.5, -1.0]), time_limit=3, until=10)
+    source = chosen("palaestra/Pendulum-v0", (From(start),))  # two copies: five steps of each are ten
+    ends = [row["truncated"].tolist() for row in random_steps(source, 5)]
+    assert ends == [[end] * 2 for end in [False, False, True, False, True]]
+
+
+def test_what_is_seen_may_come_with_the_start():
+    """Gymnasium's cart-pole cannot tell what is seen in a state."""
+    single = gym.make("CartPole-v1")
+    seen, _ = single.reset(seed=3)
+    source = chosen("CartPole-v1", (From(Start(get_state(single), obs=seen[None])),))
+    assert torch.equal(source.obs, torch.from_numpy(seen).expand(2, 4))
+    streams = [copy.unwrapped.np_random.bit_generator.state for copy in source.env.envs]
+    assert streams[0] != streams[1]  # they stay each copy's own
+    with pytest.raises(TypeError, match="cannot start from a chosen state"):
+        chosen("CartPole-v1", (From(Start(get_state(single))),))
+
+
+def test_no_start_is_the_environments_own_without_a_second_reset():
+    plain = Source(make_vector("palaestra/Pendulum-v0", 2), 0)
+    for states in ((Nowhere(),), ()):
+        assert torch.equal(chosen("palaestra/Pendulum-v0", states).obs, plain.obs)
 
 
 def test_chosen_episodes_need_resets_on_demand():
@@ -269,8 +291,9 @@ def test_chosen_episodes_need_resets_on_demand():
 
 def test_an_environment_without_states_is_named():
     source = Source(counting(AutoresetMode.DISABLED), 0)
+    source.choose(None, (From(Start([0.0])),), [None], [generator(0, "tasks")])
     with pytest.raises(TypeError, match="cannot start from a chosen state"):
-        source.choose(None, (From(Start([0.0])),), [None], [generator(0, "tasks")])
+        source.begin()
 
 
 def test_tasks_and_first_states_are_parts_of_an_algorithm():

@@ -105,7 +105,8 @@ def test_stacked_equals_single(expression, world):
 
 
 def test_few_algorithms_cannot_be_stacked():
-    assert not [expression for expression, _ in BASES + CHANGED if stacking_problem(parse(expression))]
+    cannot = {expression for expression, _ in BASES + CHANGED if stacking_problem(parse(expression))}
+    assert cannot == {"ppo+props", "ppo+robust-on-policy-sampling"}  # another policy learns while they collect
 
 
 def small_td3(**settings):
@@ -185,7 +186,7 @@ class Heavier:
 class Somewhere:
     """Starts that are drawn, and episodes of three steps."""
 
-    def sample(self, task, rng):
+    def sample(self, task, env_steps, rng):
         return Start(torch.randn(2, generator=rng).numpy().astype(np.float64), time_limit=3)
 
     def observe(self, episode):

@@ -28,7 +28,10 @@ WORLDS = {  # observation and action; the first two are where every contract is 
 
 
 class RandomWorld(gym.Env):
-    """Observations and rewards are random; a step terminates with probability 0.1, or else truncates with 0.1."""
+    """Observations and rewards are random; a step terminates with probability 0.1, or else truncates with 0.1.
+
+    Its state is that of its random streams, and its controller does always the same.
+    """
 
     def __init__(self, observation, action):
         self.observation_space, self.action_space = observation, action
@@ -48,6 +51,20 @@ class RandomWorld(gym.Env):
     def step(self, action):
         ends, limit = self.np_random.random(2) < 0.1
         return self.seen(), float(self.np_random.normal()), bool(ends), bool(limit and not ends), {}
+
+    def controller(self, obs):
+        return np.zeros(self.action_space.shape, self.action_space.dtype)
+
+    def get_state(self):
+        return {"rng": [rng.bit_generator.state for rng in self.streams()]}
+
+    def set_state(self, state):
+        for rng, saved in zip(self.streams(), state["rng"], strict=True):
+            rng.bit_generator.state = saved
+
+    def streams(self):
+        space = self.observation_space
+        return [self.np_random, space.np_random, *(part.np_random for part in getattr(space, "spaces", {}).values())]
 
 
 def make(world, n=2):
@@ -80,6 +97,7 @@ def batches(expression, world, rows=32, number=4):
     """`number` batches (stream -> columns) from what the algorithm's own parts collected and kept in a world."""
     algorithm = parse(expression)
     run = Online(algorithm, make(world))
+    run.begin()
     nets = run.learner.nets
     steps = algorithm.collect(nets, run.policy, run.source, 60, run.acting)
     for transform in run.transforms:

@@ -1,17 +1,17 @@
-"""Finding runs, and drawing them."""
+"""Finding runs, and choosing among them."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from palaestra.runs import Run, RunError, broken, find, learning_curve, row
-from palaestra.runs.plots import thousands
-from palaestra.runs.queries import interquartile_mean
+from palaestra.runs import Run, RunError, broken, find, matching, row, table
+from palaestra.runs.queries import interquartile_mean, last_scores, split
 
 
-def make(folder: Path, expression: str = "td3", env: str = "Pendulum-v1", points: int = 5) -> Run:
-    run = Run.create(folder, {"expression": expression, "env": env, "seeds": [0, 1]})
+def make(folder: Path, expression: str = "td3", env: str = "Pendulum-v1", points: int = 5, **about: Any) -> Run:
+    run = Run.create(folder, {"expression": expression, "env": env, "seeds": [0, 1], **about})
     for seed in (0, 1):
         for step in range(points):
             clock = {"seed": seed, "env_steps": step * 1000, "updates": step * 500, "seconds": step * 0.5}
@@ -61,48 +61,83 @@ def test_interquartile_mean():
     assert math.isnan(interquartile_mean([1.0, 2.0, 3.0, math.nan]))
 
 
-def test_thousands():
-    assert [thousands(x) for x in (0, 250, 10_000, 1_500_000, -1250, 0.1)] == [
-        "0",
-        "250",
-        "10k",
-        "1.5M",
-        "\N{MINUS SIGN}1.25k",
-        "0.1",
-    ]
+def test_only_the_end_of_long_metrics_is_read(tmp_path, monkeypatch):
+    """Blocks of 100 bytes: lines lie across them, and the evaluations of both seeds are in different ones."""
+    monkeypatch.setattr("palaestra.runs.queries._BLOCK", 100)
+    run = make(tmp_path / "run", points=40)
+    whole = [one for one in run.metrics() if one["kind"] == "evaluation"]
+    assert last_scores(run) == {seed: [o["scores"] for o in whole if o["seed"] == seed][-1] for seed in (0, 1)}
+    assert (row(run)["env_steps"], row(run)["updates"], row(run)["seconds"]) == (39_000, 19_500, 19.5)
+    path = run.folder / "metrics.jsonl"
+    cut = path.read_bytes()[:-7]
+    path.write_bytes(cut)  # the last line, of seed 1, was cut short by a crash
+    assert last_scores(run)[1] == {"episode_return": [38, 39, 76]}
+    path.write_bytes(b"not read\n" + path.read_bytes() + b"\n")
+    with pytest.raises(RunError, match="line 1: is no JSON object"):  # at the end, so all is read to say where
+        row(run)
+    path.write_bytes(cut[: cut.rfind(b"\n")])
+    assert row(run)["env_steps"] == 39_000
+    path.write_bytes(b"half")
+    assert (row(run)["env_steps"], row(run)["iqm"]) == (None, {})
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_learning_curve_is_drawn(tmp_path, suffix):
-    runs = [make(tmp_path / "a"), make(tmp_path / "b", "td3+snapshotrl")]
-    path = learning_curve(runs, tmp_path / "plots" / f"curve.{suffix}")
-    assert path.stat().st_size > 5_000
-    if suffix == "png":
-        from matplotlib.image import imread
+def test_conditions(tmp_path):
+    a = make(tmp_path / "a", "td3(hidden=(16, 16), lr=0.1)", steps=100, deterministic=True)
+    b = make(tmp_path / "b", "td3+snapshotrl", "Ant-v5", points=9, steps=2000, dataset=None)
+    b.update(seeds=[7])
+    runs = [a, b]
+    for condition, found in {
+        "env=Pendulum-v1": [a],
+        "env!=Pendulum-v1": [b],
+        "env~nt": [b],
+        "algorithm~snapshot": [b],
+        "expression=td3+snapshotrl": [b],
+        "expression=td3(hidden=(16, 16), lr=0.1)": [a],  # spaces in brackets separate nothing
+        "steps<2000": [a],
+        "steps<=2e3": [a, b],
+        "steps=100.0": [a],
+        "steps>=100.5": [b],
+        "env_steps>4000": [b],
+        "iqm.episode_return>5.25": [b],
+        "deterministic=true": [a],
+        "deterministic!=true": [b],  # which does not say
+        "deterministic<1": [],  # and True is no number
+        "seeds=7": [b],
+        "seeds<1": [a],
+        "seeds=[0, 1]": [a],
+        "status=stopped": [a, b],
+        "provenance.torch~.": [a, b],
+        "folder~/a": [a],
+        "env=Ant-v5 algorithm~td3": [b],
+        "env=Ant-v5  steps<5": [],
+    }.items():
+        assert matching(runs, [condition]) == found, condition
+    assert matching(runs, ["env~v", "steps>100"]) == [b]
+    assert matching(runs, []) == runs
+    assert matching([], ["nothing=1"]) == []
+    rows, problems = table([tmp_path], ["env=Ant-v5"])
+    assert ([one["folder"].name for one in rows], problems) == (["b"], [])
 
-        image = imread(path)
-        assert image.shape[:2] == (840, 1400)
-        assert image[..., :3].std() > 0.05, "blank"
-        assert image[0, 0].tolist() == [1, 1, 1, 1]
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("envv=1", "no run has the field 'envv'; did you mean env"),
+        ("algoritm~td3", "did you mean algorithm"),
+        ("provenance.toch=1", "did you mean provenance.torch"),
+        ("zzzzzz=1", "no run has the field 'zzzzzz'; did you mean algorithm, created, "),
+        ("env", "'env' is no condition; write KEY=VALUE"),
+        ("=3", "'=3' is no condition"),
+        ("steps<many", "'many' in 'steps<many' is no number"),
+    ],
+)
+def test_conditions_that_are_none(tmp_path, condition, said):
+    with pytest.raises(ValueError, match=r"^--where: ") as wrong:
+        matching([make(tmp_path / "a")], [condition])
+    assert said in str(wrong.value)
 
 
-def test_other_keys_and_clocks_are_drawn(tmp_path):
-    run = make(tmp_path / "a")
-    learning_curve([run], tmp_path / "loss.png", key="loss/critic")
-    offline = Run.create(tmp_path / "offline", {"expression": "iql", "dataset": "mine"})
-    offline.log({"kind": "train", "seed": 0, "env_steps": 0, "updates": 10, "loss/value": math.nan})
-    offline.log({"kind": "train", "seed": 0, "env_steps": 0, "updates": 20, "loss/value": 1.0})
-    learning_curve([offline, run], tmp_path / "offline.png", key="loss/value")
-
-
-def test_nothing_to_draw_is_said(tmp_path):
-    run = make(tmp_path / "a")
-    with pytest.raises(RunError, match=r"there is no 'reward' to draw; the metrics have episode_return, loss/critic$"):
-        learning_curve([run], tmp_path / "x.png", key="reward")
-    with pytest.raises(RunError, match="there are no runs to draw"):
-        learning_curve([], tmp_path / "x.png")
-    with pytest.raises(RunError, match=r"x.bmp: '.bmp' is no format of a figure; use .png, .svg or .pdf"):
-        learning_curve([run], tmp_path / "x.bmp")
-    with pytest.raises(RunError, match="let it train until its first evaluation"):
-        learning_curve([make(tmp_path / "b", points=0)], tmp_path / "x.png")
-    assert not list(tmp_path.glob("x.*"))
+def test_split():
+    assert split("a+b(c+d, [e+f])+g", "+") == ["a", "b(c+d, [e+f])", "g"]
+    assert split(" a  b ", " ") == ["a", "b"]
+    assert split("", "+") == []
