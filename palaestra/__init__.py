@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palaestra.api import check, claim, compare, evaluate, export, listed, load, resume, show, train
+    from palaestra.api import check, claim, compare, evaluate, export, listed, load, resume, select, show, train
     from palaestra.expression import parse
 
 __version__ = "0.1.0"
 __all__ = [
-    "check", "claim", "compare", "evaluate", "export", "listed", "load", "parse", "resume", "show", "train",
+    "check", "claim", "compare", "evaluate", "export", "listed", "load", "parse", "resume", "select", "show", "train",
 ]  # fmt: skip
 
 

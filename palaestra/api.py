@@ -12,6 +12,7 @@ from palaestra.deployed import Deployed
 from palaestra.inspection import listed as what_there_is
 from palaestra.inspection import show
 from palaestra.runs.check import check as broken_parts
+from palaestra.selection import select
 from palaestra.stored import evaluate, export, load
 from palaestra.training import resume, train
 
@@ -26,6 +27,7 @@ __all__ = [
     "listed",
     "load",
     "resume",
+    "select",
     "show",
     "train",
 ]

@@ -270,7 +270,7 @@ def compare(
     from palaestra.progress import Comparing
 
     progress = Comparing(quiet)
-    given = {
+    given: dict[str, Any] = {
         "environments": environments, "episodes": episodes, "evaluate_every": evaluate_every, "together": together,
         "device": device, "precision": precision,
     }  # fmt: skip

@@ -73,7 +73,7 @@ def choose(
         seeds: all of them.
         way: "auto", "stacked" or "processes".
         workers: processes at a time.
-        machine: `device` and `precision`, as `Online` takes them.
+        machine: `device`, `precision` and `policies`, as `Online` takes them.
 
     Raises ValueError for another way, and `Unfit` where seeds that cannot be stacked are to be.
     """

@@ -25,7 +25,7 @@ from palaestra.runs import CheckpointError, Run, RunError
 from palaestra.runs.check import begun
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
 from palaestra.runs.events import events, summary_writer
-from palaestra.stored import algorithm_of, belonging, device_of, made, positive, same_run, unfitting, world_of
+from palaestra.stored import algorithm_of, belonging, device_of, load, made, positive, same_run, unfitting, world_of
 from palaestra.together import Choice, choose, part, written
 
 
@@ -106,7 +106,7 @@ def train(
         border = Border(world.single_observation_space, world.single_action_space)
         live = None
         if way != "processes":
-            live = Online(value, world, numbers, device=device, precision=precision, compile=compile)
+            live = Online(value, world, numbers, device=device, precision=precision, compile=compile, policies=load)
         about = {
             "expression": str(value),
             "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
@@ -190,8 +190,9 @@ def resume(
                     json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
                 )
             live = Online(
-                value, world, about["seeds"], device=device, precision=about["precision"], compile=about["compile"]
-            )
+                value, world, about["seeds"], device=device, precision=about["precision"], compile=about["compile"],
+                policies=load,
+            )  # fmt: skip
             seconds = 0.0
             if checkpoint is not None:
                 seconds = _restore(run, live, checkpoint)
@@ -219,6 +220,7 @@ def _chosen(
         workers=workers,
         device=device,
         precision=precision,
+        policies=load,
     )
 
 

@@ -4,5 +4,6 @@ CLAIMS = {
     "mex": "palaestra.claims.mex",
     "pmoe": "palaestra.claims.pmoe",
     "props": "palaestra.claims.props",
+    "snapshotrl": "palaestra.claims.snapshotrl",
     "stop-regressing": "palaestra.claims.stop_regressing",
 }

@@ -84,6 +84,7 @@ def run(
         score="episode_return" if claim.measure in MEASURES else claim.measure,
         out=Path(out) if out is not None else Path("claims") / f"{claim.slug}-{scale}",
         threads=threads,
+        stamp={"code": code(claim), "kernel": kernel()},  # of when it began: what goes on with other code is no result
         listen=listen,
         **size.train,
     )
@@ -119,12 +120,11 @@ def _result(claim: Claim, scale: str, comparison: Comparison) -> dict[str, Any]:
         },
         "scores": {name: dict(zip(map(str, arm["seeds"]), arm["scores"], strict=True)) for name, arm in arms.items()},
         "seconds": summary["seconds"],
-        "plan": {key: value for key, value in summary["plan"].items() if key != "arms"},
+        "plan": {key: value for key, value in summary["plan"].items() if key not in ("arms", "stamp")},
         "arms": arms,
         "decisions": summary["decisions"],
         "provenance": {key: summary["provenance"].get(key) for key in PROVENANCE},
-        "code": code(claim),
-        "kernel": kernel(),
+        **summary["plan"]["stamp"],
     }
 
 

@@ -78,6 +78,7 @@ def compare(
     against_first: bool = False,
     out: str | Path | None = None,
     threads: int | None = None,
+    stamp: Mapping[str, Any] | None = None,
     listen: Listen = silent,
     **training: Any,
 ) -> Comparison:
@@ -98,6 +99,7 @@ def compare(
         against_first: compare every arm with the first alone, rather than every pair.
         out: the comparison's folder; "comparisons/ARMS-WORLD-HASH" when None.
         threads: of all processes together; as many as PyTorch has when None.
+        stamp: JSON data that belongs to what is compared, such as hashes of code: another makes another comparison.
         listen: called with rows that say how far it is.
         training: further keywords of `train`: environments, episodes, evaluate_every, device, together, ...
 
@@ -125,6 +127,7 @@ def compare(
         "score": score,
         "comparisons": [list(pair) for pair in test.comparisons],
         "training": dict(sorted(training.items())),
+        "stamp": dict(stamp or {}),
     }
     folder = Path(out) if out is not None else _folder(own, plan)
     record = Record.begin(folder, plan)

@@ -15,6 +15,12 @@ WORLDS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "palaestra/PointMaze-v0": ("point_maze", "PointMaze", 200, {}),
     "palaestra/PointMazeOpen-v0": ("point_maze", "PointMaze", 100, {"layout": "open"}),
     "palaestra/PointMazeUMaze-v0": ("point_maze", "PointMaze", 100, {"layout": "umaze"}),
+    "palaestra/PointMazeUTurn-v0": (
+        "point_maze",
+        "PointMaze",
+        100,
+        {"layout": ("#####", "#S  #", "### #", "#G  #", "#####")},
+    ),
     "palaestra/PointMazeMedium-v0": ("point_maze", "PointMaze", 200, {"layout": "medium"}),
     "palaestra/PointMazeLarge-v0": ("point_maze", "PointMaze", 300, {"layout": "large"}),
     "palaestra/PointMazeRooms-v0": ("point_maze", "PointMaze", 200, {"layout": "rooms"}),

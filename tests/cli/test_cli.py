@@ -219,7 +219,7 @@ def test_an_algorithm_that_does_not_fit_names_others(line: Line, base: str, name
         (("train", "--resume", "first", "--seed", "1", "--out", "x"), "leave out --out, --seed"),
         (("list", "method"), "did you mean methods?"),
         (("list", "environments"), "did you mean envs?"),
-        (("list", "everything"), "there are: algorithms, envs, methods"),
+        (("list", "everything"), "there are: algorithms, claims, envs, methods"),
         (("list",), "see: palaestra list --help"),
         (("evaluate",), "see: palaestra evaluate --help"),
         (("export", "first"), "'--out'"),

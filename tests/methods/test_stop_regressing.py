@@ -198,7 +198,7 @@ def test_pairs(base, pair):
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        (c51, "nothing of c51 regresses a critic on a number: choose dqn"),
+        (c51, "no critic is regressed on a number: choose dqn"),
         (qr_dqn, "this critic cannot classify values"),
     ],
 )

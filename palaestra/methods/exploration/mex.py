@@ -56,7 +56,7 @@ def mex(algorithm: Algorithm, optimism: float = 1e-3) -> Algorithm:
     Args:
         optimism: how much that counts beside the squared error, at least 0; with 0 it is the base.
     """
-    return _optimistic(algorithm, value_gap, optimism, noise=("action",))
+    return _optimistic("mex", algorithm, value_gap, optimism, noise=("action",))
 
 
 @expressed
@@ -65,17 +65,17 @@ def mex_without_baseline(algorithm: Algorithm, optimism: float = 1e-3) -> Algori
 
     Arguments as `mex`, and on the same bases.
     """
-    return _optimistic(algorithm, negative_value, optimism)
+    return _optimistic("mex-without-baseline", algorithm, negative_value, optimism)
 
 
 def _optimistic(
-    algorithm: Algorithm, rows: Callable[..., Tensor], optimism: float, noise: tuple[str, ...] = ()
+    slug: str, algorithm: Algorithm, rows: Callable[..., Tensor], optimism: float, noise: tuple[str, ...] = ()
 ) -> Algorithm:
     critic, policy = algorithm.networks.get("critic"), algorithm.policy
     if not isinstance(critic, partial) or critic.func is not action_critic().func:  # type: ignore[attr-defined]
-        raise ValueError(f"mex does not fit {algorithm}: it needs a critic of (s, a), as that of td3 or sac")
+        raise ValueError(f"{slug} does not fit {algorithm}: it needs a critic of (s, a), as that of td3 or sac")
     if optimism < 0:
-        raise ValueError(f"mex: optimism is {optimism}; it must be at least 0")
+        raise ValueError(f"{slug}: optimism is {optimism}; it must be at least 0")
     if isinstance(policy, partial) and policy.func is acting:
         policy = policy.keywords["policy"]  # of observations that are standardised, as those of rows are
     return add_term(algorithm, "critic", "optimism", Term(partial(rows, policy=policy), optimism, noise=noise))

@@ -230,7 +230,7 @@ def props(
     stop = partial(drifted, target_kl=target_kl)
     schedule = Schedule(epochs=epochs, minibatches=minibatches, stop=stop)
     phi = behaviour(lr, clip, kl_coefficient, clip_norm, schedule=schedule)
-    return _adapting(algorithm, phi, every, batches)
+    return _adapting("props", algorithm, phi, every, batches)
 
 
 @expressed
@@ -245,14 +245,15 @@ def robust_on_policy_sampling(algorithm: Algorithm, every: int = 1, batches: int
         lr: size of the step.
     """
     above(0, lr=lr)
-    return _adapting(algorithm, behaviour(lr, optimiser=torch.optim.SGD), every, batches)
+    phi = behaviour(lr, optimiser=torch.optim.SGD)
+    return _adapting("robust-on-policy-sampling", algorithm, phi, every, batches)
 
 
-def _adapting(algorithm: Algorithm, phi: Algorithm, every: int, batches: int) -> Algorithm:
+def _adapting(slug: str, algorithm: Algorithm, phi: Algorithm, every: int, batches: int) -> Algorithm:
     above(0, every=every, batches=batches)
     actor, rollout = algorithm.networks.get("actor"), algorithm.buffers.get("rollout")
     plain = isinstance(actor, partial) and actor.func is stochastic_policy().func  # type: ignore[attr-defined]
     if not plain or rollout is None or rollout.layout is not once or algorithm.advantage is None:
-        raise ValueError(f"props does not fit {algorithm}: it adapts the policy of ppo while that collects")
+        raise ValueError(f"{slug} does not fit {algorithm}: it adapts the policy of ppo while that collects")
     changed = collect_with(algorithm, partial(Adapted, behaviour=phi, every=every, batches=batches))
     return replace(changed, advantage=partial(as_of_theta, credit=algorithm.advantage))

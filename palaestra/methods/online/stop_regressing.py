@@ -72,7 +72,8 @@ def stop_regressing(
         smoothing: standard deviation of a label, in widths of a bin: 0.75 reaches about six of them.
     """
     above(0, smoothing=smoothing)
-    return _classified(algorithm, partial(hl_gauss, smoothing=smoothing), v_min, v_max, bins, margin=0.5)
+    label = partial(hl_gauss, smoothing=smoothing)
+    return _classified("stop-regressing", algorithm, label, v_min, v_max, bins, margin=0.5)
 
 
 @expressed
@@ -84,11 +85,17 @@ def two_hot(algorithm: Algorithm, v_min: float = -10.0, v_max: float = 10.0, bin
         v_max: the largest atom; no discounted return may be larger.
         bins: how many atoms, at equal distances, at least 2.
     """
-    return _classified(algorithm, two_atoms, v_min, v_max, bins, margin=0.0)
+    return _classified("two-hot", algorithm, two_atoms, v_min, v_max, bins, margin=0.0)
 
 
 def _classified(
-    algorithm: Algorithm, label: Callable[..., Tensor], v_min: float, v_max: float, bins: int, margin: float
+    slug: str,
+    algorithm: Algorithm,
+    label: Callable[..., Tensor],
+    v_min: float,
+    v_max: float,
+    bins: int,
+    margin: float,
 ) -> Algorithm:
     """The outer atoms lie `margin` widths of a bin within the ends."""
     above(1, bins=bins)
@@ -100,12 +107,17 @@ def _classified(
         if "critic" in algorithm.losses[loss].trains and "regression" in signature(value.value).parameters
     ]
     if not regressions:
-        raise ValueError(f"nothing of {algorithm} regresses a critic on a number: choose dqn, sac, td3 or ppo")
+        raise ValueError(
+            f"{slug} does not fit {algorithm}, where no critic is regressed on a number: choose dqn, sac, td3 or ppo"
+        )
     regression = partial(classification, label=label, v_min=v_min, v_max=v_max)
     for loss, term in regressions:
         algorithm = _also_gives(rebind(algorithm, loss, term, regression=regression), loss, term, "beyond")
     inset = margin * (v_max - v_min) / bins
-    critic = classifying(algorithm.networks["critic"], bins, v_min + inset, v_max - inset)
+    try:
+        critic = classifying(algorithm.networks["critic"], bins, v_min + inset, v_max - inset)
+    except ValueError as wrong:
+        raise ValueError(f"{slug} does not fit {algorithm}: {wrong}") from wrong
     return replace(algorithm, networks={**algorithm.networks, "critic": critic})
 
 
