@@ -95,7 +95,8 @@ def test_a_run_of_a_version_without_these_fields(tmp_path):
     for field in ("precision", "deterministic", "tensorboard"):
         del about[field]
     (run.folder / "run.json").write_text(json.dumps(about))
-    assert pal.check(run.folder)["ok"]
+    problems = [(problem["where"], problem["what"]) for problem in pal.check(run.folder)["problems"]]
+    assert problems == [(f"field {field!r}", "is missing") for field in ("precision", "deterministic", "tensorboard")]
     assert pal.resume(run.folder, 40).about["steps"] == 40
 
 
