@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from palaestra.algorithm import Algorithm, changed_parts
+from palaestra.algorithm import Algorithm, Call, changed_parts
 from palaestra.expression import parse
 from palaestra.inspection import settings, written
 from palaestra.training import rebuilds
@@ -45,27 +45,45 @@ def _settings(call: Any) -> dict[str, Any]:
 
 
 def arms_of(given: Sequence[Made] | Mapping[str, Made]) -> list[Arm]:
-    """The arms, named by their keys, or else by their expressions or functions.
+    """The arms, named by their keys, or else by their functions or by what tells their expressions apart.
 
     Raises:
         ValueError: fewer than two, or two of one name.
     """
     if isinstance(given, str):
         raise ValueError(f"there is one thing to compare, {given!r}: give a list of at least two")
-    named = given.items() if isinstance(given, Mapping) else ((None, made) for made in given)
-    arms = [_arm(name, made) for name, made in named]
+    made = given.values() if isinstance(given, Mapping) else given
+    values = [parse(one) if isinstance(one, str) else one for one in made]
+    names = list(given) if isinstance(given, Mapping) else _names(values)
+    arms = [Arm(name, value) for name, value in zip(names, values, strict=True)]
     if len(arms) < 2:
         raise ValueError(f"there are {len(arms)} things to compare: give at least two")
-    names = [arm.name for arm in arms]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} stands there twice: give each once, or a mapping from names of your own")
     return arms
 
 
-def _arm(name: str | None, made: Made) -> Arm:
-    value = parse(made) if isinstance(made, str) else made
-    own = str(value) if isinstance(value, Algorithm) else str(written(value))
-    return Arm(name or own, value)
+def _names(values: Sequence[Algorithm | Function]) -> list[str]:
+    """Without the settings that are the same in every call of a base or method, where that leaves all apart."""
+    whole = [str(value) if isinstance(value, Algorithm) else str(written(value)) for value in values]
+    every: dict[str, list[set[str]]] = {}
+    for call in (call for value in values if isinstance(value, Algorithm) for call in value.calls):
+        every.setdefault(call.slug, []).append(set(_kept(call)))
+    same = {slug: set.intersection(*keywords) for slug, keywords in every.items()}
+    short = [
+        "+".join(_without(call, same[call.slug]) for call in value.calls) if isinstance(value, Algorithm) else name
+        for value, name in zip(values, whole, strict=True)
+    ]
+    return short if all(short) and len(set(short)) == len(values) else whole
+
+
+def _kept(call: Call) -> list[str]:
+    return [f"{key}={value!r}" for key, value in call.keywords]
+
+
+def _without(call: Call, same: set[str]) -> str:
+    inside = ", ".join(keyword for keyword in _kept(call) if keyword not in same)
+    return f"{call.slug}({inside})" if inside else call.slug
 
 
 def slug(arm: Arm, number: int) -> str:

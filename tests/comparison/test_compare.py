@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import palaestra as pal
+from palaestra.comparison.arms import arms_of
 from palaestra.evaluation.sequential import SequentialComparator
 from palaestra.runs import Run, RunError
 
@@ -125,9 +126,27 @@ TRAINED: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["td3(lr=1e-3)", "td3(lr=1e-3)+s3rl(every=2)"], ["td3", "td3+s3rl"]),
+        (
+            ["td3(lr=1e-3, start=9)", "td3(lr=1e-4, start=9)", "sac(start=9)"],
+            ["td3(lr=0.001)", "td3(lr=0.0001)", "sac"],
+        ),
+        (["td3", "td3(lr=1e-3)"], ["td3", "td3(lr=0.001)"]),
+        (["td3+s3rl(every=2)", "td3+s3rl(every=3)"], ["td3+s3rl(every=2)", "td3+s3rl(every=3)"]),
+        (["dqn", "dqn+n-step(n=2)", "dqn+n-step(n=3)+double"], ["dqn", "dqn+n-step(n=2)", "dqn+n-step+double"]),
+        ({"mine": "td3", "yours": "td3(lr=1e-3)"}, ["mine", "yours"]),
+    ],
+)
+def test_an_arm_is_named_by_what_tells_it_apart(given: Any, names: list[str]) -> None:
+    assert [arm.name for arm in arms_of(given)] == names
+
+
 def test_algorithms_are_trained_and_measured(tmp_path: Path) -> None:
     result = pal.compare([TD3, f"{TD3}+n-step"], out=tmp_path / "out", **TRAINED)
-    arm = result.arms["td3(batch_size=8, start=20, hidden=(8,))+n-step"]
+    arm = result.arms["td3+n-step"]
     assert [call["slug"] for call in arm["calls"]] == ["td3", "n-step"]
     assert arm["calls"][1]["parts"] == ["buffers"]
     assert arm["curve"]["steps"] == [20, 40, 60, 80]
