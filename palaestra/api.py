@@ -11,6 +11,7 @@ from palaestra.comparison import Comparison, compare
 from palaestra.deployed import Deployed
 from palaestra.inspection import listed as what_there_is
 from palaestra.inspection import show
+from palaestra.runs import folders_of_runs
 from palaestra.runs.check import check as broken_parts
 from palaestra.selection import select
 from palaestra.stored import evaluate, export, load
@@ -33,14 +34,15 @@ __all__ = [
 ]
 
 
-def check(run: str | Path) -> dict[str, Any]:
-    """Whether a run's folder is whole: `{"ok", "problems": [{"file", "where", "what", "remedy"}]}`. Reads all files.
+def check(*folders: str | Path) -> dict[str, Any]:
+    """Whether runs are whole and complete: `{"ok", "runs", "problems": [{"file", "where", "what", "remedy"}]}`.
 
-    RunError where there is no such run.
+    Reads every file of each run in these folders and up to two levels below. RunError where there is none.
     """
-    problems = broken_parts(Path(run))
+    runs = [run for folder in map(Path, folders) for run in folders_of_runs([folder]) or [folder]]
+    problems = [problem for run in runs for problem in broken_parts(run)]
     told = [{"file": str(p.file), "where": p.where, "what": p.what, "remedy": p.remedy} for p in problems]
-    return {"ok": not problems, "problems": told}
+    return {"ok": not problems, "runs": len(runs), "problems": told}
 
 
 def listed(what: str) -> list[dict[str, Any]]:

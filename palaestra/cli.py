@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ Usage = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error."""
+    """Run the command line; a user's mistake is one line on standard error, and so is a warning."""
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         sys.exit(app(prog_name="palaestra", standalone_mode=False) or 0)
     except (KeyboardInterrupt, typer.Abort):
@@ -596,11 +598,11 @@ def runs_import(
 
 
 @runs_app.command("check", epilog="Example: palaestra runs check runs/first")
-def runs_check(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: Json = False) -> None:
-    """Read every file of a run and say which are damaged, and what a complete run would say besides."""
+def runs_check(folders: Folders, as_json: Json = False) -> None:
+    """Read every file of the runs in folders and say which are damaged, and what a complete run would say besides."""
     from palaestra import api
 
-    result = api.check(run)
+    result = api.check(*folders)
     if as_json:
         give(result)
     else:
@@ -608,6 +610,7 @@ def runs_check(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_
             place = f"{one['file']}, {one['where']}" if one["where"] else one["file"]
             say(f"error: {place}: {one['what']}; {one['remedy']}")
         number = len(result["problems"])
-        say(f"{number} problem{'s' * (number > 1)}" if number else "whole and complete")
+        runs = f"{result['runs']} runs, " if result["runs"] > 1 else ""
+        say(runs + (f"{number} problem{'s' * (number > 1)}" if number else "whole and complete"))
     if not result["ok"]:
         raise typer.Exit(1)

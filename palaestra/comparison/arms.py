@@ -57,7 +57,7 @@ def arms_of(given: Sequence[Made] | Mapping[str, Made]) -> list[Arm]:
     names = list(given) if isinstance(given, Mapping) else _names(values)
     arms = [Arm(name, value) for name, value in zip(names, values, strict=True)]
     if len(arms) < 2:
-        raise ValueError(f"there are {len(arms)} things to compare: give at least two")
+        raise ValueError(f"there is nothing to compare {names[0] if names else ''} with: give at least two")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{twice[0]} stands there twice: give each once, or a mapping from names of your own")
     return arms

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from palaestra.algorithm import Algorithm, Unfit
 from palaestra.comparison.arms import Arm, Made, arms_of, differing, slug
 from palaestra.comparison.record import Record
 from palaestra.comparison.report import report
@@ -22,9 +23,11 @@ from palaestra.envs.make import World
 from palaestra.evaluation.measures import MEASURES
 from palaestra.evaluation.sequential import SequentialComparator
 from palaestra.expression import nearest
+from palaestra.loops.online import Online
 from palaestra.processes import Job, Listen, in_processes
 from palaestra.runs import Run, RunError
 from palaestra.runs.files import to_json
+from palaestra.stored import load, made
 from palaestra.training import resume, silent, train
 
 # What `train` may be told of the arms' runs; the rest is the comparison's own.
@@ -113,6 +116,7 @@ def compare(
         raise ValueError(f"there is no measure {measure!r}; {nearest(measure, MEASURES)}")
     if unknown := [name for name in training if name not in TRAINING]:
         raise ValueError(f"compare takes no {unknown[0]!r}; {nearest(unknown[0], TRAINING)}")
+    _fitting(own, env)
     names = [arm.name for arm in own]
     pairs = [(name, names[0]) for name in names[1:]] if against_first else None
     test = SequentialComparator(names, comparisons=pairs, alpha=alpha, group=group, max_groups=max_groups)
@@ -299,6 +303,22 @@ def _options(options: Mapping[str, Any]) -> list[str]:
             continue
         found += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name.replace('_', '-')}", str(value)]
     return found
+
+
+def _fitting(arms: Sequence[Arm], env: Any) -> None:
+    """Raise what training would raise, before there is a folder. An environment of one's own is not opened for it."""
+    trained = [arm for arm in arms if isinstance(arm.made, Algorithm)]
+    if not trained or not isinstance(env, str):
+        return
+    world = made(env, 1)
+    try:
+        for arm in trained:
+            try:
+                Online(arm.made, world, policies=load)  # type: ignore[arg-type]
+            except ValueError as wrong:
+                raise Unfit(f"{arm.name}: {wrong}") from wrong
+    finally:
+        world.close()
 
 
 def _tagged(listen: Listen, name: str) -> Listen:

@@ -8,7 +8,7 @@ from palaestra.runs.check import check
 from palaestra.runs.errors import CheckpointError, RunError
 from palaestra.runs.plots import learning_curve
 from palaestra.runs.provenance import provenance
-from palaestra.runs.queries import broken, find, matching, row, table
+from palaestra.runs.queries import broken, find, folders_of_runs, matching, row, table
 from palaestra.runs.run import Run
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "broken",
     "check",
     "find",
+    "folders_of_runs",
     "learning_curve",
     "matching",
     "provenance",

@@ -231,19 +231,27 @@ def _newest_first(path: Path) -> Iterator[bytes]:
             yield rest
 
 
-def _opened(folders: Iterable[Path]) -> Iterator[tuple[Path, Run | RunError]]:
-    seen: set[Path] = set()
+def folders_of_runs(folders: Iterable[Path]) -> list[Path]:
+    """Return the folders, among these and up to two levels below, that hold a run, whether it opens or not.
+
+    Raises:
+        RunError: one of the folders does not exist.
+    """
+    seen: dict[Path, Path] = {}
     for top in map(Path, folders):
         if not top.is_dir():
             raise RunError(top, "there is no such folder", "give one that holds runs")
         for folder in _candidates(top, levels=2):
-            if folder.resolve() in seen:
-                continue
-            seen.add(folder.resolve())
-            try:
-                yield folder, Run.open(folder)
-            except RunError as error:
-                yield folder, error
+            seen.setdefault(folder.resolve(), folder)
+    return list(seen.values())
+
+
+def _opened(folders: Iterable[Path]) -> Iterator[tuple[Path, Run | RunError]]:
+    for folder in folders_of_runs(folders):
+        try:
+            yield folder, Run.open(folder)
+        except RunError as error:
+            yield folder, error
 
 
 def _candidates(folder: Path, levels: int) -> Iterator[Path]:

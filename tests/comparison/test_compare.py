@@ -183,6 +183,19 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, arms: Any, changes: dict[s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arms", "env", "says"),
+    [
+        ([TD3, "dqn"], "Pendulum-v1", "dqn: a Q-network acts in discrete spaces"),
+        ([TD3, "sac"], "Pendulum", "did you mean Pendulum-v1"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path: Path, arms: Any, env: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pal.compare(arms, env, 10, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_plan_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     compared(tmp_path)
     with pytest.raises(RunError, match=r"comparison\.json, steps: is of another comparison: steps was 7 and is now 8"):

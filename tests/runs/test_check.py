@@ -122,7 +122,7 @@ COMPLETE: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", COMPLETE)
 def test_complete_runs_of_every_kind(kind, tmp_path):
     COMPLETE[kind](tmp_path / "run")
-    assert pal.check(tmp_path / "run") == {"ok": True, "problems": []}
+    assert pal.check(tmp_path / "run") == {"ok": True, "runs": 1, "problems": []}
 
 
 @pytest.fixture(scope="module")

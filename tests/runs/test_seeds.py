@@ -53,7 +53,7 @@ def test_each_seed_is_as_it_is_alone(tmp_path):
     assert row(apart)["env_steps"] == row(stacked)["env_steps"] == 240
     assert {run.folder for run in find([tmp_path])} == {tmp_path / name for name in ("stacked", "apart", "0", "3")}
     for run in (stacked, apart):
-        assert pal.check(run.folder) == {"ok": True, "problems": []}
+        assert pal.check(run.folder) == {"ok": True, "runs": 1, "problems": []}
 
 
 @pytest.mark.parametrize("together", ["stacked", pytest.param("processes", marks=pytest.mark.slow)])
