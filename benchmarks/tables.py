@@ -11,10 +11,16 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import learning
+import numpy as np
+import offline
 from throughput import CONTESTANTS, flops
+
+from palaestra.evaluation.aggregates import bootstrap, interquartile_mean
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -86,6 +92,65 @@ def gpu(result: dict) -> list[str]:
     return lines + made(result)
 
 
+def offline_speed(lines: list[dict]) -> list[str]:
+    """Updates from a dataset, ours and d3rlpy's, what our matrix products take alone; then stacked seeds."""
+    rounds = [line["round"] for line in lines]
+    peak = max((r["peak"]["gflops_256"] for r in rounds if r["peak"]), default=float("nan"))
+    table = [f"Matrix products at 256 x 256 x 256 reach {peak:.0f} GFLOP/s.", ""]
+    table += head(
+        *("base", "who", "updates a second", "milliseconds", "range", "drawing alone"),
+        *("products alone", "times d3rlpy", "of the peak"),
+    )
+    for algorithm in offline.TIMED:
+        times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in ("ours", "d3rlpy", "products")}
+        work = max(values(rounds, f"{algorithm} products", "mflops"), default=float("nan"))
+        for who in ("ours", "d3rlpy"):
+            if own := times[who]:
+                middle, drawing = statistics.median(own), values(rounds, f"{algorithm} {who}", "ms_drawing")
+                cells = (
+                    f"{1e3 / middle:.0f}",
+                    f"{middle:.2f}",
+                    spread(own, ".2f"),
+                    f"{statistics.median(drawing):.2f}",
+                )
+                floor = f"{statistics.median(times['products']):.2f}" if who == "ours" and times["products"] else "-"
+                share = f"{100 * work / middle / peak:.0f} %"
+                table.append(row(algorithm, who, *cells, floor, ratio(times["d3rlpy"], own), share))
+    table += ["", *head("base", "one seed", f"{offline.SEEDS} seeds, stacked", "times faster")]
+    for algorithm in offline.TIMED:
+        one, stacked = (values(rounds, f"{algorithm} {way}", "ms_per_update") for way in ("one", "stacked"))
+        if one and stacked:
+            cells = (f"{statistics.median(own):.3f} ({spread(own, '.3f')})" for own in (one, stacked))
+            table.append(row(algorithm, *cells, ratio(one, stacked)))
+    return table + made({**lines[-1], "rounds": rounds})
+
+
+def offline_scores(lines: list[dict]) -> list[str]:
+    """Interquartile means, over seeds, of a policy's mean return, and their intervals."""
+    found: dict[tuple[int, int], dict[str, list[float]]] = {}
+    qualities, algorithms = offline.QUALITIES, tuple(offline.LEARNT)
+    for line in lines:
+        place = qualities.index(line["quality"]), algorithms.index(line["algorithm"])
+        mean = statistics.fmean(line["scores"]["episode_return"])
+        found.setdefault(place, {}).setdefault(line["library"], []).append(mean)
+    table = head("dataset", "base", "seeds", "ours", "d3rlpy", "difference")
+    for (quality, algorithm), by_library in sorted(found.items()):
+        own, other = (by_library.get(library, []) for library in ("palaestra", "d3rlpy"))
+        cells = (interval(interquartile_mean, ".2f", own), interval(interquartile_mean, ".2f", other))
+        apart = interval(lambda a, b: interquartile_mean(a) - interquartile_mean(b), "+.2f", own, other)
+        seeds = f"{len(own)}/{len(other)}" if other else f"{len(own)}"
+        table.append(row(qualities[quality], algorithms[algorithm], seeds, *cells, apart))
+    return table
+
+
+def interval(statistic: Callable[..., Any], form: str, *samples: list[float]) -> str:
+    """A statistic of the seeds and its 95 % bootstrap interval, where every sample has seeds."""
+    if not all(samples):
+        return "-"
+    middle, low, high = bootstrap(statistic, *samples, rng=np.random.default_rng(0))
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
 def values(rounds: list[dict], name: str, key: str) -> list[float]:
     """Of every round in which this was measured."""
     return [r[name][key] for r in rounds if r.get(name)]
@@ -119,6 +184,7 @@ def made(result: dict) -> list[str]:
 
 
 TABLES = {"throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu}
+OF_LINES = {"offline_speed": offline_speed, "offline_scores": offline_scores}
 
 
 def block(name: str, now: str) -> str:
@@ -128,6 +194,8 @@ def block(name: str, now: str) -> str:
         lines = learning.comparison(results / "learning.jsonl", results / "peers_learning.jsonl")
     elif (file := results / f"{name}.json").exists():
         lines = TABLES[name](json.loads(file.read_text()))
+    elif (file := results / f"{name}.jsonl").exists():
+        lines = OF_LINES[name]([json.loads(line) for line in file.read_text().splitlines()])
     else:
         return now
     return "\n" + "\n".join(lines) + "\n\n"

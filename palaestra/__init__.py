@@ -10,12 +10,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palaestra.api import check, claim, compare, evaluate, export, listed, load, resume, select, show, train
+    from palaestra.api import (
+        check,
+        claim,
+        compare,
+        evaluate,
+        export,
+        go_online,
+        listed,
+        load,
+        make_dataset,
+        read_dataset,
+        resume,
+        select,
+        show,
+        train,
+        write_dataset,
+    )  # fmt: skip
     from palaestra.expression import parse
 
 __version__ = "0.1.0"
 __all__ = [
-    "check", "claim", "compare", "evaluate", "export", "listed", "load", "parse", "resume", "select", "show", "train",
+    "check", "claim", "compare", "evaluate", "export", "go_online", "listed", "load", "make_dataset", "parse",
+    "read_dataset", "resume", "select", "show", "train", "write_dataset",
 ]  # fmt: skip
 
 

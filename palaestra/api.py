@@ -8,14 +8,17 @@ from typing import Any
 from palaestra.claims.running import claim
 from palaestra.claims.running import table as claims
 from palaestra.comparison import Comparison, compare
+from palaestra.data.files import read as read_dataset
+from palaestra.data.files import write as write_dataset
 from palaestra.deployed import Deployed
+from palaestra.factories.datasets import make_dataset
 from palaestra.inspection import listed as what_there_is
 from palaestra.inspection import show
 from palaestra.runs import folders_of_runs
 from palaestra.runs.check import check as broken_parts
 from palaestra.selection import select
 from palaestra.stored import evaluate, export, load
-from palaestra.training import resume, train
+from palaestra.training import go_online, resume, train
 
 __all__ = [
     "Comparison",
@@ -25,12 +28,16 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "go_online",
     "listed",
     "load",
+    "make_dataset",
+    "read_dataset",
     "resume",
     "select",
     "show",
     "train",
+    "write_dataset",
 ]
 
 
@@ -39,7 +46,8 @@ def check(*folders: str | Path) -> dict[str, Any]:
 
     Reads every file of each run in these folders and up to two levels below. RunError where there is none.
     """
-    runs = [run for folder in map(Path, folders) for run in folders_of_runs([folder]) or [folder]]
+    found = [(folder, folders_of_runs([folder]) if folder.is_dir() else []) for folder in map(Path, folders)]
+    runs = [run for folder, inside in found for run in inside or [folder]]
     problems = [problem for run in runs for problem in broken_parts(run)]
     told = [{"file": str(p.file), "where": p.where, "what": p.what, "remedy": p.remedy} for p in problems]
     return {"ok": not problems, "runs": len(runs), "problems": told}

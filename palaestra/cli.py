@@ -6,8 +6,6 @@ codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported b
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import traceback
 import warnings
@@ -17,6 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from palaestra.cli_dataset import dataset_app
+from palaestra.console import Json, Quiet, Verbose, give, say
 
 app = typer.Typer(
     name="palaestra",
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(help="Look at runs, share them and check them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(runs_app, name="runs")
+app.add_typer(dataset_app, name="dataset")
 
 
 def _version(asked: bool) -> None:
@@ -46,11 +48,6 @@ def _root(
     ] = False,
 ) -> None:
     """Reinforcement-learning methods as small parts that compose."""
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceback of an error as well.")]
 
 
 # What Typer raises for a mistake in options and arguments; its base class moved when Typer took click in.
@@ -85,10 +82,11 @@ def _exit_code(wrong: Exception) -> int:
     """2 for what the user wrote, 1 for what a run or a file is; 0 for a mistake of ours, which keeps its traceback."""
     if isinstance(wrong, Usage):
         return 2
+    from palaestra.data.dataset import DatasetError
     from palaestra.faults import EnvironmentFailed, NotFinite
     from palaestra.runs.errors import RunError
 
-    if isinstance(wrong, RunError | EnvironmentFailed | NotFinite):
+    if isinstance(wrong, RunError | EnvironmentFailed | NotFinite | DatasetError):
         return 1
     ours = type(wrong).__module__.startswith("palaestra") or type(wrong) is ValueError
     return 2 if ours and isinstance(wrong, ValueError) else 0
@@ -105,25 +103,6 @@ def _telling(verbose: bool) -> Iterator[None]:
         raise
 
 
-def say(text: str) -> None:
-    """One line for people, on standard error."""
-    print(text, file=sys.stderr)
-
-
-def give(data: Any) -> None:
-    """One JSON object (or list) for programs, on standard output."""
-    print(json.dumps(_finite(data), indent=2, default=str, allow_nan=False))
-
-
-def _finite(data: Any) -> Any:
-    """The data with null for NaN and infinities, which JSON does not have."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
-
-
 # ------------------------------------------------------------------------------------------------------------ verbs
 
 
@@ -133,8 +112,15 @@ def train(
     expression: Annotated[
         str | None, typer.Argument(help='An algorithm: sac, "td3(lr=1e-3)", dqn+double+n-step.')
     ] = None,
-    env: Annotated[str | None, typer.Option(help="A Gymnasium id.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Environment steps in all.")] = None,
+    env: Annotated[
+        str | None, typer.Option(help="A Gymnasium id. With --dataset: where policies are evaluated.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Environment steps in all; on a dataset, updates.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A file to learn from: .hdf5, .npz, or a Minari folder.")] = None,
+    begin_from: Annotated[Path | None, typer.Option(help="Begin with the networks of this run.")] = None,
+    then_env: Annotated[str | None, typer.Option(help="After the dataset, go on learning in this environment.")] = None,
+    then_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps there.")] = None,
+    then_share: Annotated[float, typer.Option(help="Share of each batch there from the dataset.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Of every random stream.")] = 0,
     seeds: Annotated[str | None, typer.Option(help="Several, each learning on its own: 0-15, or 3,5,8.")] = None,
     together: Annotated[
@@ -158,11 +144,17 @@ def train(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train an algorithm in an environment, or continue a run."""
-    if resume is None and (expression is None or env is None or steps is None):
-        missing = [n for n, v in {"EXPRESSION": expression, "--env": env, "--steps": steps}.items() if v is None]
+    """Train an algorithm in an environment or on a dataset, or continue a run."""
+    ground = env if dataset is None else dataset
+    if resume is None and (expression is None or ground is None or steps is None):
+        needed = {"EXPRESSION": expression, "--env or --dataset": ground, "--steps": steps}
+        missing = [name for name, value in needed.items() if value is None]
         raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
-    beside = {"resume", "steps", "attached", "as_json", "quiet", "verbose"}
+    if (then_env is None) != (then_steps is None):
+        raise typer.BadParameter("give --then-env and --then-steps together")
+    if then_env is not None and dataset is None:
+        raise typer.BadParameter("--then-env goes on after a dataset: give --dataset")
+    beside = {"resume", "dataset", "steps", "attached", "as_json", "quiet", "verbose"}
     if resume is not None and (given := _given(context) - beside):
         names = ", ".join(sorted("EXPRESSION" if n == "expression" else f"--{n.replace('_', '-')}" for n in given))
         raise typer.BadParameter(f"--resume continues a run as it was begun: leave out {names}")
@@ -180,16 +172,21 @@ def train(
     try:
         with _telling(verbose), progress:
             if resume is not None:
-                run = api.resume(resume, steps, listen=progress)
+                run = api.resume(resume, steps, dataset=dataset, listen=progress)
             else:
                 assert expression is not None
-                assert env is not None
-                assert steps is not None
                 run = api.train(
-                    expression, env, steps, seed=seed, seeds=None if seeds is None else seeds_of(seeds),
+                    expression, env, steps, dataset=dataset, begin_from=begin_from, seed=seed,
+                    seeds=None if seeds is None else seeds_of(seeds),
                     together=together, environments=environments, out=out, episodes=episodes,
                     evaluate_every=evaluate_every, log_every=log_every, checkpoint_every=checkpoint_every,
                     device=device, precision=precision, threads=threads, deterministic=deterministic,
+                    compile=compile, tensorboard=tensorboard, listen=progress,
+                )  # fmt: skip
+            if then_env is not None:
+                assert then_steps is not None
+                run = api.go_online(
+                    run, then_env, then_steps, share=then_share, environments=environments, episodes=episodes,
                     compile=compile, tensorboard=tensorboard, listen=progress,
                 )  # fmt: skip
     except KeyboardInterrupt:
@@ -244,13 +241,18 @@ def _say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
 )
 def compare(
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION EXPRESSION...", help="What is compared.")],
-    env: Annotated[str, typer.Option(help="A Gymnasium id.")],
-    steps: Annotated[int, typer.Option(min=1, help="Environment steps of each seed.")],
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps of each seed; on a dataset, updates.")],
+    env: Annotated[
+        str | None, typer.Option(help="A Gymnasium id. With --dataset: where policies are evaluated.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="A file to learn from.")] = None,
     alpha: Annotated[float, typer.Option(help="Probability, at most, of naming a difference where none is.")] = 0.05,
     group: Annotated[int, typer.Option(min=1, help="Seeds of each arm between two looks.")] = 5,
     max_groups: Annotated[int, typer.Option(min=1, help="Looks at most.")] = 5,
     measure: Annotated[str, typer.Option(help="auc, final or best: of each seed's evaluations.")] = "auc",
-    score: Annotated[str, typer.Option(help="Which score of an evaluation.")] = "episode_return",
+    score: Annotated[
+        str | None, typer.Option(help="Which score of an evaluation; episode_return, or fitted_q_value without --env.")
+    ] = None,
     against_first: Annotated[bool, typer.Option("--against-first", help="Compare with the first alone.")] = False,
     out: Annotated[Path | None, typer.Option(help="The comparison's folder.")] = None,
     environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side, of each seed.")] = 1,
@@ -276,6 +278,10 @@ def compare(
         "environments": environments, "episodes": episodes, "evaluate_every": evaluate_every, "together": together,
         "device": device, "precision": precision,
     }  # fmt: skip
+    if env is None and dataset is None:
+        raise typer.BadParameter("there is nothing to learn from: give --env or --dataset")
+    if dataset is not None:
+        given["dataset"] = str(dataset)
     try:
         with _telling(verbose), progress:
             result = api.compare(

@@ -67,3 +67,11 @@ class FusedAdam(torch.optim.Adam):
 def adam(parameters: list[nn.Parameter], lr: float | Tensor, eps: float = 1e-8) -> torch.optim.Optimizer:
     """Adam with PyTorch's betas (0.9 and 0.999), in one fused kernel."""
     return FusedAdam(parameters, lr, eps)
+
+
+def adamw(parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float = 1e-2) -> torch.optim.Optimizer:
+    """Adam whose parameters shrink by `lr * weight_decay` of themselves a step, apart from the gradient.
+
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019).
+    """
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)

@@ -67,7 +67,7 @@ class _Tail:
 
     folder: Path
     told: int = field(init=False)  # bytes
-    env_steps: int = 0
+    count: int = 0
 
     def __post_init__(self) -> None:
         self.told = self._path.stat().st_size if self._path.exists() else 0
@@ -89,8 +89,13 @@ class _Tail:
         content = content[: content.rfind(b"\n") + 1]
         self.told += len(content)
         rows = [from_json(line) for line in content.splitlines()]
-        self.env_steps = max([self.env_steps, *(row.get("env_steps", 0) for row in rows)])
+        self.count = max([self.count, *map(far, rows)])
         return rows
+
+
+def far(row: Mapping[str, Any]) -> int:
+    """How far a run was at a row of its metrics: environment steps, or updates where it learns from a dataset alone."""
+    return int(row["env_steps"] if "env_steps" in row else row.get("updates", 0))
 
 
 def in_processes(jobs: Mapping[Key, Job], workers: int, listen: Listen) -> dict[Key, str]:
@@ -100,7 +105,7 @@ def in_processes(jobs: Mapping[Key, Job], workers: int, listen: Listen) -> dict[
         jobs: by any name.
         workers: processes at a time.
         listen: gets every row with its `job`, and several times a second `{"kind": "tick", "seconds": seconds,
-            "env_steps": {job: steps}}`.
+            "count": {job: steps}}`.
 
     Returns:
         What the jobs that failed said; a job that fails leaves the others alone.
@@ -130,8 +135,8 @@ def in_processes(jobs: Mapping[Key, Job], workers: int, listen: Listen) -> dict[
                     if problem := one.problem():
                         failed[one.key] = problem
                     one.said.close()
-            came = {key: tail.env_steps for key, tail in tails.items()}
-            listen({"kind": "tick", "env_steps": came, "seconds": time.perf_counter() - began})
+            came = {key: tail.count for key, tail in tails.items()}
+            listen({"kind": "tick", "count": came, "seconds": time.perf_counter() - began})
     finally:  # none is left, but where this process was interrupted
         for one in running:
             one.process.send_signal(signal.SIGINT)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from palaestra.processes import far
 
 
 class Progress:
@@ -49,7 +52,8 @@ class Progress:
         print(text, file=sys.stderr) if self.bar is None else self.bar.console.print(text, highlight=False)
 
     def _begin(self, row: dict[str, Any]) -> None:
-        self._begun = row.get("env_steps", 0)
+        self._begun = far(row)
+        self._unit = "updates" if row.get("offline") else "steps"
         self._seconds: float | None = None
         from palaestra.together import written
 
@@ -58,7 +62,7 @@ class Progress:
         self._scores: dict[int, dict[str, list[float]]] = {}  # of evaluations that some seeds have yet to come to
         self._evaluated: dict[int, int] = {}
         which = f"seeds {written(row['seeds'])}, {_way(row)}," if several else f"seed {row['seeds'][0]}"
-        self._say(f"{row['expression']} on {row['env']}, {row['steps']:,} steps, {which} -> {row['run']}")
+        self._say(f"{row['expression']} on {_ground(row)}, {row['steps']:,} {self._unit}, {which} -> {row['run']}")
         if row["resume"] != "exact":
             self._say(f"a resumed run will begin a new episode: {row['resume']}")
         if self.bar is not None:
@@ -72,16 +76,16 @@ class Progress:
         if self.bar is None:
             return
         if self._seconds is None:
-            self._seconds, self._begun = row["seconds"], row["env_steps"]
+            self._seconds, self._begun = row["seconds"], far(row)
         elapsed = row["seconds"] - self._seconds
-        rate = f"{(row['env_steps'] - self._begun) / elapsed:,.0f}" if elapsed > 0 else "..."
-        self.bar.update(self.task, completed=row["env_steps"], rate=rate)
+        rate = f"{(far(row) - self._begun) / elapsed:,.0f}" if elapsed > 0 else "..."
+        self.bar.update(self.task, completed=far(row), rate=rate)
 
     def _evaluation(self, row: dict[str, Any]) -> None:
         """The interquartile mean of all seeds' raw scores, when the last of them is there."""
         from palaestra.runs.queries import interquartile_mean
 
-        steps = row["env_steps"]
+        steps = far(row)
         came = self._scores.setdefault(steps, {})
         for name, values in row["scores"].items():
             came.setdefault(name, []).extend(values)
@@ -93,10 +97,20 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, score=text)
         else:
-            self._say(f"{steps:>9,} steps  {text}")
+            self._say(f"{steps:>9,} {self._unit}  {text}")
 
     def _warning(self, row: dict[str, Any]) -> None:
         self._say(f"warning: {row['text']}")
+
+
+def _ground(row: dict[str, Any]) -> str:
+    """What a run learns from, and where its policies are evaluated."""
+    if row.get("dataset") is None:
+        return str(row["env"])
+    name = f"{Path(row['dataset']).name} ({row['dataset_steps']:,} steps)"
+    if not row["offline"]:
+        return f"{row['env']} and {name}"
+    return f"{name}, evaluated " + (f"in {row['env']}" if row["env"] else "by fitted Q, without a simulator")
 
 
 def _way(row: dict[str, Any]) -> str:
@@ -142,9 +156,10 @@ class Comparing(Progress):
     def _comparing(self, row: dict[str, Any]) -> None:
         plan = row["plan"]
         self._plan = plan
+        ground = " in ".join(filter(None, (plan["training"].get("dataset"), plan["env"])))
         self._say(
-            f"{' against '.join(plan['arms'])} on {plan['env']}, {plan['steps']:,} steps, groups of {plan['group']} "
-            f"seeds, {plan['max_groups']} at most -> {row['folder']}"
+            f"{' against '.join(plan['arms'])} on {ground}, {plan['steps']:,} steps, groups of {plan['group']} seeds, "
+            f"{plan['max_groups']} at most -> {row['folder']}"
         )
         empty = {"seeds": "0", "iqm": "", "interval": "", "decided": "", "now": ""}
         self._arms = {name: dict(empty) for name in plan["arms"]}
@@ -158,8 +173,8 @@ class Comparing(Progress):
         self._draw()
 
     def _tick(self, row: dict[str, Any]) -> None:
-        if isinstance(row["env_steps"], dict):
-            for name, steps in row["env_steps"].items():
+        if "count" in row:
+            for name, steps in row["count"].items():
                 self._arms[name]["now"] = f"{100 * steps / self._plan['steps']:.0f} %"
             self._draw()
 

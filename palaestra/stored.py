@@ -8,12 +8,15 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from palaestra.algorithm import Algorithm
+from palaestra.data.dataset import DatasetError
+from palaestra.data.files import read as read_dataset
 from palaestra.deployed import ABOUT, Deployed, read, write
 from palaestra.envs.border import Border, describe, undescribe
 from palaestra.envs.make import UnknownEnvironment, World, make_vector
 from palaestra.expression import nearest, parse
 from palaestra.faults import EnvironmentFailed
 from palaestra.learner import Learner
+from palaestra.loops.fitted_q import fitted_q_value
 from palaestra.machine import computing, resolved
 from palaestra.rollout.source import Source
 from palaestra.runs import CheckpointError, Run, RunError
@@ -72,9 +75,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """The raw scores of the policy of each of a run's seeds: `{"run": folder, "scores": {name: {seed: [values]}}}`.
 
-    And `env_steps`, after how many the policies were saved, and `problems`: newer checkpoints that are damaged. All
-    seeds play the same fresh episodes, begun with `seed`. It computes as the run did: on its device (or on `device`),
-    with its precision and its number of threads.
+    And `env_steps`, after how many (or, on a dataset, after how many updates) the policies were saved, and `problems`:
+    newer checkpoints that are damaged. All seeds play the same fresh episodes, begun with `seed`; where the run has no
+    environment they are judged by fitted Q. It computes as the run did: on its device (or on `device`), with its
+    precision and its number of threads.
     """
     run = begun(run if isinstance(run, Run) else Path(run))
     positive(episodes=episodes)
@@ -84,14 +88,28 @@ def evaluate(
         env_steps, problems = [], []
         for own in run.about["seeds"]:
             deployed = load(run, seed=own, device=device)
-            source = Source(world_of(run, env, episodes), seed, device=deployed.border.device)
-            learner = deployed.learner
-            for evaluation in learner.algorithm.evaluation:
-                for name, values in evaluation(learner.nets, learner.deployed(), source).items():
-                    scores.setdefault(name, {})[str(own)] = values
+            for name, values in _scores(run, deployed, env, episodes, seed).items():
+                scores.setdefault(name, {})[str(own)] = values
             env_steps.append(deployed.env_steps)
             problems += [problem for problem in deployed.problems if problem not in problems]
     return {"run": str(run.folder), "scores": scores, "env_steps": min(env_steps), "problems": problems}
+
+
+def _scores(run: Run, deployed: Deployed, env: World | None, episodes: int, seed: int) -> dict[str, list[float]]:
+    """In the environment; where the run has none, by fitted Q on its dataset."""
+    learner = deployed.learner
+    if env is None and run.about["env"] is None:
+        try:
+            dataset = read_dataset(run.about["dataset"])
+        except DatasetError as wrong:
+            what, remedy = f"its dataset cannot be read: {wrong}", "give an environment: pal.evaluate(run, env=...)"
+            raise RunError(run.folder / "run.json", what, remedy, "field 'dataset'") from wrong
+        return fitted_q_value(learner, learner.seeds[0], dataset, deployed.border, seed)
+    source = Source(world_of(run, env, episodes), seed, device=deployed.border.device)
+    scores: dict[str, list[float]] = {}
+    for evaluation in learner.algorithm.evaluation:
+        scores |= evaluation(learner.nets, learner.deployed(), source)
+    return scores
 
 
 def export(

@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from gymnasium.vector import VectorEnv
 
 from palaestra.algorithm import Algorithm
+from palaestra.loops.offline import Offline
 from palaestra.loops.online import Online, stacking_problem
 from palaestra.runs import Run
 
+Live = Online | Offline
 WAYS = ("auto", "stacked", "processes")
 PATIENCE = 1.0  # seconds that each way is tried for
 
@@ -58,22 +58,20 @@ class Choice:
 
 def choose(
     algorithm: Algorithm,
-    make: Callable[[int], VectorEnv],
+    begin: Callable[[Algorithm, Sequence[int]], Live],
     seeds: Sequence[int],
     way: str,
     *,
     workers: int,
-    **machine: Any,
 ) -> Choice:
     """Try both ways for a moment each, unless one was asked for or the seeds cannot be stacked.
 
     Args:
         algorithm: what is learnt. It is tried from the first update on, whatever its schedule begins with.
-        make: the environment for so many seeds.
+        begin: a run of an algorithm with these seeds.
         seeds: all of them.
         way: "auto", "stacked" or "processes".
         workers: processes at a time.
-        machine: `device`, `precision` and `policies`, as `Online` takes them.
 
     Raises ValueError for another way, and `Unfit` where seeds that cannot be stacked are to be.
     """
@@ -87,14 +85,14 @@ def choose(
     if problem := stacking_problem(algorithm):
         return Choice("processes", workers, f"they cannot be stacked: {problem}", {})
     try:
-        stacked = seconds_a_step(algorithm, make(len(seeds)), seeds, **machine)
+        stacked = seconds_a_step(algorithm, begin, seeds)
     except RuntimeError as wrong:  # a part of somebody else's that PyTorch cannot map over seeds
         reason = str(wrong).partition("\n")[0]
         return Choice("processes", workers, f"they cannot be stacked: {reason}", {})
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if workers > 1 else threads)
     try:
-        alone = seconds_a_step(algorithm, make(1), seeds[:1], **machine) / workers
+        alone = seconds_a_step(algorithm, begin, seeds[:1]) / workers
     finally:
         torch.set_num_threads(threads)
     seconds = {"stacked": stacked, "processes": alone}
@@ -106,19 +104,29 @@ def _processes(workers: int) -> str:
     return "one process" if workers == 1 else f"{workers} processes"
 
 
-def seconds_a_step(algorithm: Algorithm, env: VectorEnv, seeds: Sequence[int], **machine: Any) -> float:
-    """How long an environment step of one seed takes, with its share of the updates, when `seeds` learn together."""
+def seconds_a_step(
+    algorithm: Algorithm, begin: Callable[[Algorithm, Sequence[int]], Live], seeds: Sequence[int]
+) -> float:
+    """How long a step of one seed takes, with its share of the updates, when `seeds` learn together.
+
+    A step is one of the environment, or an update where a run learns from a dataset alone.
+    """
     early = replace(algorithm, schedule=replace(algorithm.schedule, start=0))
-    run = Online(early, env, seeds, **machine)
+    run = begin(early, seeds)
     for _ in range(2):  # the first passes pay for allocation
         run.advance()
-    before, began = run.env_steps, time.perf_counter()
+    before, began = run.count, time.perf_counter()
     while (spent := time.perf_counter() - began) < PATIENCE:
         run.advance()
-    env.close()
-    return spent / (run.env_steps - before) / len(seeds)
+    run.close()
+    return spent / (run.count - before) / len(seeds)
 
 
 def part(run: Run, seed: int) -> Path:
     """The folder of one seed's own run, within that of a run in processes."""
-    return run.folder / "seeds" / str(seed)
+    return part_of(run.folder, seed)
+
+
+def part_of(folder: Path, seed: int) -> Path:
+    """As `part`, of a run's folder."""
+    return folder / "seeds" / str(seed)

@@ -12,12 +12,18 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
-from palaestra.envs.border import Border, describe
+from palaestra.algorithms.experience import prior_data
+from palaestra.data.dataset import Dataset, DatasetError
+from palaestra.data.replay import Replay
+from palaestra.envs.border import describe
 from palaestra.envs.make import World
 from palaestra.envs.state import state_problem
 from palaestra.expression import parse
 from palaestra.faults import EnvironmentFailed, NotFinite
+from palaestra.ground import IN_MEMORY, Ground, ground_of
 from palaestra.inspection import settings
+from palaestra.loops.filled import DATASET
+from palaestra.loops.offline import offline
 from palaestra.loops.online import Online, online
 from palaestra.machine import computing, resolved
 from palaestra.processes import Job, Listen, in_processes
@@ -25,8 +31,8 @@ from palaestra.runs import CheckpointError, Run, RunError
 from palaestra.runs.check import begun
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
 from palaestra.runs.events import events, summary_writer
-from palaestra.stored import algorithm_of, belonging, device_of, load, made, positive, same_run, unfitting, world_of
-from palaestra.together import Choice, choose, part, written
+from palaestra.stored import algorithm_of, belonging, device_of, positive, same_run, unfitting, world_of
+from palaestra.together import Choice, Live, choose, part, part_of, written
 
 
 def silent(row: dict[str, Any]) -> None:
@@ -35,9 +41,11 @@ def silent(row: dict[str, Any]) -> None:
 
 def train(
     algorithm: str | Algorithm,
-    env: World,
-    steps: int,
+    env: World | None = None,
+    steps: int | None = None,
     *,
+    dataset: str | Path | Dataset | None = None,
+    begin_from: str | Path | Run | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     together: str = "auto",
@@ -55,17 +63,21 @@ def train(
     tensorboard: bool = False,
     listen: Listen = silent,
 ) -> Run:
-    """Train an algorithm in an environment and return its run, whose folder holds all there is to know of it.
+    """Train an algorithm in an environment or on a dataset and return its run, whose folder holds all that there is.
 
     Args:
         algorithm: an expression such as "td3(lr=1e-3)", or an `Algorithm`.
-        env: a Gymnasium id, an environment, a function that makes one, or a vector environment.
-        steps: environment steps in all, of each seed.
+        env: a Gymnasium id, an environment, a function that makes one, or a vector environment. With a dataset: where
+            policies are evaluated, the dataset's own where it names one when None.
+        steps: environment steps in all, of each seed; on a dataset, updates.
+        dataset: a file or a `Dataset` to learn from. An algorithm with a buffer called "dataset" (`rlpd`, or anything
+            with `prior-data`) learns in `env` and fills that buffer from it.
+        begin_from: a run whose networks and optimisers it begins with, of an algorithm with the same networks.
         seed: of every random stream of the run.
         seeds: several of them, each learning on its own: then `seed` does not count.
         together: how several seeds run: "stacked" in one process, in "processes" of their own, or "auto", whichever
             is faster when both are tried for a moment.
-        environments: copies stepped side by side, of each seed.
+        environments: copies stepped side by side, of each seed; of no account on a dataset.
         out: the run's folder; "runs/ALGORITHM-ENV-SEED", numbered where that is taken, when None.
         evaluate_every: environment steps between evaluations; a twentieth of `steps` when None.
         episodes: of each evaluation, one in each of as many separately seeded copies.
@@ -79,9 +91,12 @@ def train(
         tensorboard: write the metrics as TensorBoard's events too, into `tensorboard/` of the run's folder.
         listen: called with a row after every collection, and with every row of the metrics.
 
-    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment) for arguments that do not fit, EnvironmentFailed
-    where the environment raises before the run has begun, RunError where the folder holds a run or cannot be written,
-    and where training fails: the error names the last good checkpoint.
+    Every number of steps below is one of updates on a dataset. Without an environment a policy's evaluation is
+    `fitted_q_value`: what a Q-function fitted to the dataset says of it.
+
+    Raises ValueError (ExpressionError, Unfit, UnknownEnvironment, DatasetError) for arguments that do not fit,
+    EnvironmentFailed where the environment raises before the run has begun, RunError where the folder holds a run or
+    cannot be written, and where training fails: the error names the last good checkpoint.
     """
     value = parse(algorithm) if isinstance(algorithm, str) else algorithm
     numbers = [seed] if seeds is None else list(seeds)
@@ -91,29 +106,36 @@ def train(
         steps=steps, environments=environments, episodes=episodes, evaluate_every=evaluate_every, log_every=log_every,
         checkpoint_every=checkpoint_every, threads=threads,
     )  # fmt: skip
+    if steps is None:
+        raise ValueError("steps is missing: give environment steps, or updates of a dataset")
     if tensorboard:
         summary_writer()
     with computing(threads, deterministic):
         device = resolved(device)
+        ground = ground_of(value, env, dataset)
         way, why, workers = "alone", "", 1
         if len(numbers) > 1:
             if together == "auto":
                 listen({"kind": "choosing", "seeds": numbers})
-            choice = _chosen(value, env, numbers, environments, together, device, precision)
+            choice = _chosen(value, ground, numbers, environments, together, device, precision)
             way, why, workers = choice.way, choice.why, choice.workers
         stacked = len(numbers) if way == "stacked" else 1
-        world = made(env, environments * stacked)
-        border = Border(world.single_observation_space, world.single_action_space)
+        world = ground.world(environments * stacked)
+        border = ground.border(world)
+        judge = ground.judge(world, episodes * stacked)
         live = None
         if way != "processes":
-            live = Online(value, world, numbers, device=device, precision=precision, compile=compile, policies=load)
+            live = ground.begin(value, numbers, world, device=device, precision=precision, compile=compile)
+            if begin_from is not None:
+                _begin_from(live, begin_from)
         about = {
             "expression": str(value),
             "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
             "rebuilds": rebuilds(value),
-            "env": env if isinstance(env, str) else _name(world),
-            "made_by_id": isinstance(env, str),
-            "dataset": None,
+            "env": ground.env if isinstance(ground.env, str | None) else _name(world if world is not None else judge),
+            "made_by_id": isinstance(ground.env, str | None),
+            **ground.about(),
+            "begun_from": None if begin_from is None else str(_folder_of(begin_from).absolute()),
             "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
             "seeds": numbers,
             "together": way,
@@ -131,7 +153,7 @@ def train(
             "deterministic": deterministic,
             "compile": compile,
             "tensorboard": tensorboard,
-            "resume": state_problem(world) or "exact",
+            "resume": (None if world is None else state_problem(world)) or "exact",
         }
         names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
         folder = Path(out) if out is not None else _folder(names, about)
@@ -142,11 +164,50 @@ def train(
             listen({"kind": "warning", "text": text})
         with run.writing():
             if live is None:
-                _each_alone(run, value, env, listen)
+                _each_alone(run, value, ground, listen)
             else:
-                evaluation = _evaluation(env, world, episodes * stacked)
-                _go(run, live, evaluation, steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
+                _go(run, live, judge, steps, Checkpoints(run.folder / "checkpoints"), 0.0, listen)
     return run
+
+
+def go_online(
+    run: str | Path | Run,
+    env: World,
+    steps: int,
+    *,
+    share: float = 0.5,
+    dataset: str | Path | Dataset | None = None,
+    out: str | Path | None = None,
+    listen: Listen = silent,
+    **training: Any,
+) -> Run:
+    """Go on in an environment from where a run on a dataset ended; a new run, which begins with its networks.
+
+    Args:
+        run: what was trained on a dataset.
+        env: where to go on, as for `train`.
+        steps: environment steps of each seed.
+        share: of every batch that still comes from the dataset, in (0, 1).
+        dataset: the run's own, where it was made in memory.
+        out: the new run's folder; beside the old one's, with "-then", when None.
+        training: further keywords of `train`: environments, episodes, evaluate_every, ...
+
+    Raises as `train`.
+    """
+    run = begun(run if isinstance(run, Run) else Path(run))
+    about, value = run.about, algorithm_of(run)
+    if about.get("dataset") is None:
+        raise RunError(
+            run.folder / "run.json", "it was not trained on a dataset", "name one that was", "field 'dataset'"
+        )
+    mixed = value if DATASET in value.buffers else prior_data(value, share=share)
+    kept = {name: about[name] for name in ("device", "precision", "deterministic", "seeds", "threads")}
+    together = "auto" if about["together"] == "alone" else about["together"]
+    return train(
+        mixed, env, steps, dataset=about["dataset"] if dataset is None else dataset, begin_from=run,
+        out=run.folder.with_name(f"{run.folder.name}-then") if out is None else out, listen=listen,
+        **{**kept, "together": together, **training},
+    )  # fmt: skip
 
 
 def resume(
@@ -155,13 +216,15 @@ def resume(
     *,
     env: World | None = None,
     algorithm: Algorithm | None = None,
+    dataset: str | Path | Dataset | None = None,
     listen: Listen = silent,
 ) -> Run:
     """Continue a run from its last checkpoint, to `steps` in all (those it was begun with when None).
 
-    On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env` and
-    `algorithm` must be given again where they were not an id and an expression. RunError where there is nothing left to
-    do, where a checkpoint is damaged or not this run's, or where training fails.
+    On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env`,
+    `algorithm` and `dataset` must be given again where they were not an id, an expression and a file that is still
+    there. RunError where there is nothing left to do, where a checkpoint is damaged or not this run's, or where
+    training fails.
     """
     run = begun(run if isinstance(run, Run) else Path(run))
     about = run.about
@@ -170,14 +233,14 @@ def resume(
     value = algorithm or algorithm_of(run)
     with computing(about["threads"], about["deterministic"]):
         device = device_of(run, None, "continue it where that can be used")
-        given = env if env is not None else about["env"]
+        ground = _ground_again(run, value, env, dataset)
         steps = steps if steps is not None else about["steps"]
         if about["together"] == "processes":
-            _resume_each(run, value, given, steps, listen)
+            _resume_each(run, value, ground, steps, listen)
             return run
         stacked = len(about["seeds"])
-        world = world_of(run, env, about["environments"] * stacked)
-        evaluation = _evaluation(given, world, about["episodes"] * stacked)
+        world = None if ground.offline else world_of(run, env, about["environments"] * stacked)
+        judge = ground.judge(world, about["episodes"] * stacked)
         checkpoints = Checkpoints(run.folder / "checkpoints")
         with run.writing():  # the lock first: what another process writes must not change
             checkpoint = checkpoints.latest()
@@ -189,61 +252,105 @@ def resume(
                 raise RunError(
                     json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
                 )
-            live = Online(
-                value, world, about["seeds"], device=device, precision=about["precision"], compile=about["compile"],
-                policies=load,
-            )  # fmt: skip
+            live = ground.begin(
+                value, about["seeds"], world, device=device, precision=about["precision"], compile=about["compile"]
+            )
             seconds = 0.0
             if checkpoint is not None:
                 seconds = _restore(run, live, checkpoint)
+            elif about.get("begun_from") is not None:
+                _begin_from(live, about["begun_from"])
             run.truncate(checkpoint.position if checkpoint is not None else 0)
             run.update(status="running", steps=steps, problem=None)
-            listen({"kind": "begin", **run.about, "run": str(run.folder), "env_steps": live.env_steps})
+            listen({"kind": "begin", **run.about, "run": str(run.folder), live.clock: live.count})
             for problem in checkpoints.problems:
                 listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
-            _go(run, live, evaluation, steps, checkpoints, seconds, listen)
+            _go(run, live, judge, steps, checkpoints, seconds, listen)
     return run
 
 
+def _ground_again(run: Run, value: Algorithm, env: World | None, dataset: str | Path | Dataset | None) -> Ground:
+    """What a run learns from; RunError where its dataset is no longer there, or another."""
+    about = run.about
+    given = env if env is not None else about["env"]
+    file = about.get("dataset")
+    if file is None:
+        return ground_of(value, given, None)
+    json, field = run.folder / "run.json", "field 'dataset'"
+    remedy = "give it again: --dataset FILE, or in Python pal.resume(run, dataset=...)"
+    if dataset is None and file == IN_MEMORY:
+        raise RunError(json, "its dataset was made in memory", remedy, field)
+    try:
+        ground = ground_of(value, given, file if dataset is None else dataset)
+    except DatasetError as wrong:
+        raise RunError(json, f"its dataset cannot be read: {wrong}", remedy, field) from wrong
+    assert ground.dataset is not None
+    if ground.dataset.hash != (begun_with := about["dataset_sha256"]):
+        what = f"the dataset is {ground.dataset.hash[:12]}..., and the run was begun with {begun_with[:12]}..."
+        raise RunError(json, what, "give the one that it was begun with", field)
+    return ground
+
+
+def _folder_of(run: str | Path | Run) -> Path:
+    return run.folder if isinstance(run, Run) else Path(run)
+
+
+def _begin_from(live: Live, earlier: str | Path | Run) -> None:
+    """Give a run that has just begun the networks and optimisers of an earlier one's last checkpoint."""
+    run = begun(earlier if isinstance(earlier, Run) else Path(earlier))
+    checkpoint = Checkpoints(run.folder / "checkpoints").latest()
+    if checkpoint is None:
+        raise RunError(run.folder, "it has no checkpoint to begin from", "wait for one, or name another run")
+    if list(run.about["seeds"]) != list(live.seeds):
+        what, remedy = f"its seeds are {run.about['seeds']}", f"begin from a run of seeds {list(live.seeds)}"
+        raise RunError(run.folder / "run.json", what, remedy, "field 'seeds'")
+    state: Any = checkpoint.state["learner"]
+    learner = live.learner
+    try:
+        learner.nets.load_state_dict(state["nets"])
+        for name, optimiser in learner.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+    except (LookupError, RuntimeError, TypeError, ValueError) as wrong:
+        raise unfitting(checkpoint, wrong) from wrong
+    learner.nets.clock.env_steps.zero_()
+    learner.updates = int(state["updates"])
+
+
 def _chosen(
-    value: Algorithm, env: World, seeds: list[int], environments: int, together: str, device: str, precision: str
+    value: Algorithm, ground: Ground, seeds: list[int], environments: int, together: str, device: str, precision: str
 ) -> Choice:
-    """How several seeds run. An environment or algorithm that no other process can make leaves one process, in turn."""
-    if isinstance(env, VectorEnv):  # it has copies for all of them, or `_made` says so
+    """How several seeds run. What no other process can have leaves one process, in turn."""
+    if isinstance(ground.env, VectorEnv) and not ground.offline:  # it has copies for all of them, or `made` says so
         return Choice("stacked", 1, "the vector environment has copies for all", {})
-    workers = torch.get_num_threads() if device == "cpu" and isinstance(env, str) and rebuilds(value) else 1
-    return choose(
-        value,
-        lambda number: made(env, environments * number),
-        seeds,
-        together,
-        workers=workers,
-        device=device,
-        precision=precision,
-        policies=load,
-    )
+    workers = torch.get_num_threads() if device == "cpu" and ground.by_name and rebuilds(value) else 1
+
+    def begin(algorithm: Algorithm, seeds: Sequence[int]) -> Live:
+        world = ground.world(environments * len(seeds))
+        return ground.begin(algorithm, seeds, world, device=device, precision=precision)
+
+    return choose(value, begin, seeds, together, workers=workers)
 
 
-def _resume_each(run: Run, value: Algorithm, env: World, steps: int, listen: Listen) -> None:
+def _resume_each(run: Run, value: Algorithm, ground: Ground, steps: int, listen: Listen) -> None:
     if all(_is_finished(part(run, seed), steps) for seed in run.about["seeds"]):
         what = f"its seeds are at {run.about['steps']} of {steps} steps already"
         raise RunError(run.folder / "run.json", what, "ask for more with --steps", "steps")
     with run.writing():
         run.update(status="running", steps=steps)
         listen({"kind": "begin", **run.about, "run": str(run.folder)})
-        _each_alone(run, value, env, listen)
+        _each_alone(run, value, ground, listen)
 
 
-def _each_alone(run: Run, value: Algorithm, env: World, listen: Listen) -> None:
+def _each_alone(run: Run, value: Algorithm, ground: Ground, listen: Listen) -> None:
     """Train, or continue, each seed in a run of its own within the run's folder."""
     about = run.about
     unfinished = [seed for seed in about["seeds"] if not _is_finished(part(run, seed), about["steps"])]
     try:
-        if about["made_by_id"] and about["rebuilds"]:
+        if ground.by_name and about["rebuilds"]:
             _in_processes(run, unfinished, listen)
         else:
             for seed in unfinished:
-                _in_turn(run, seed, value, env, listen)
+                _in_turn(run, seed, value, ground, listen)
     except KeyboardInterrupt:
         run.update(status="stopped")
         raise
@@ -260,7 +367,7 @@ def _in_processes(run: Run, seeds: Sequence[int], listen: Listen) -> None:
 
     def told(row: dict[str, Any]) -> None:
         if row["kind"] == "tick":
-            row["env_steps"] = (sum(row["env_steps"].values()) + others * run.about["steps"]) // (len(jobs) + others)
+            row["env_steps"] = (sum(row["count"].values()) + others * run.about["steps"]) // (len(jobs) + others)
         listen(row)
 
     if failed := in_processes(jobs, run.about["workers"], told):
@@ -296,22 +403,26 @@ def _command(run: Run, seed: int) -> list[str]:
     about, folder = run.about, part(run, seed)
     if (folder / "run.json").exists():
         return ["train", "--resume", str(folder), "--steps", str(about["steps"]), "--quiet"]
-    options = {"env": about["env"], "steps": about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
+    options = {"steps": about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
     options |= {name: about[name] for name in SETTINGS}
+    options |= {"env": about["env"]} if about["env"] is not None else {}
+    options |= {"dataset": about["dataset"]} if about["dataset"] is not None else {}
+    options |= {"begin_from": part_of(Path(about["begun_from"]), seed)} if about["begun_from"] is not None else {}
     given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     switches = [f"--{name}" for name in SWITCHES if about[name]]
     return ["train", about["expression"], *given, *switches, "--quiet"]
 
 
-def _in_turn(run: Run, seed: int, value: Algorithm, env: World, listen: Listen) -> None:
+def _in_turn(run: Run, seed: int, value: Algorithm, ground: Ground, listen: Listen) -> None:
     """As `_command`, in this process: for what no other process can make again."""
     about, folder = run.about, part(run, seed)
     told = partial(_but_the_beginning, listen=listen)
     if (folder / "run.json").exists():
-        resume(folder, about["steps"], env=env, algorithm=value, listen=told)
+        resume(folder, about["steps"], env=ground.env, algorithm=value, dataset=ground.dataset, listen=told)
         return
     given = {name: about[name] for name in (*SETTINGS, *SWITCHES, "threads", "steps")}
-    train(value, env, seed=seed, out=folder, listen=told, **given)
+    given |= {"begin_from": part_of(Path(about["begun_from"]), seed)} if about["begun_from"] is not None else {}
+    train(value, ground.env, dataset=ground.dataset, seed=seed, out=folder, listen=told, **given)
 
 
 def _but_the_beginning(row: dict[str, Any], listen: Listen) -> None:
@@ -319,9 +430,7 @@ def _but_the_beginning(row: dict[str, Any], listen: Listen) -> None:
         listen(row)
 
 
-def _go(
-    run: Run, live: Online, evaluation: Any, steps: int, checkpoints: Checkpoints, seconds: float, listen: Listen
-) -> None:
+def _go(run: Run, live: Live, judge: Any, steps: int, checkpoints: Checkpoints, seconds: float, listen: Listen) -> None:
     about = run.about
     spent = seconds
 
@@ -335,16 +444,18 @@ def _go(
         spent = row["seconds"]
         listen({"kind": "tick", **row})
 
-    def save(live: Online) -> None:
+    def save(live: Live) -> None:
         state = {**live.state_dict(), "seconds": spent, "of": belonging(run)}
-        segments = {name: Segment(*replay.segment(), replay.alive) for name, replay in live.replays.items()}
-        checkpoints.save(live.env_steps, state, segments, run.position())
-        listen({"kind": "checkpoint", "env_steps": live.env_steps})
+        collected = {name: replay for name, replay in live.replays.items() if isinstance(replay, Replay)}
+        segments = {name: Segment(*replay.segment(), replay.alive) for name, replay in collected.items()}
+        checkpoints.save(live.count, state, segments, run.position())
+        listen({"kind": "checkpoint", live.clock: live.count})
 
     try:
         with events(run) if about["tensorboard"] else nullcontext(silent) as show_in_tensorboard:
-            online(
-                live, steps, evaluation, record=record, save=save, tick=tick, seconds=seconds,
+            loop: Any = online if isinstance(live, Online) else offline
+            loop(
+                live, steps, judge, record=record, save=save, tick=tick, seconds=seconds,
                 **{key: about[key] for key in PERIODS},
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -368,7 +479,7 @@ def _go(
     run.update(status="finished")
 
 
-def _restore(run: Run, live: Online, checkpoint: Checkpoint) -> float:
+def _restore(run: Run, live: Live, checkpoint: Checkpoint) -> float:
     same_run(run, checkpoint)
     state: Any = checkpoint.state
     rows = {
@@ -380,11 +491,6 @@ def _restore(run: Run, live: Online, checkpoint: Checkpoint) -> float:
         return float(state["seconds"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as wrong:
         raise unfitting(checkpoint, wrong) from wrong
-
-
-def _evaluation(env: World, world: Any, episodes: int) -> Any:
-    """Separate copies to evaluate in. A constructed vector environment cannot be made again: it is not evaluated in."""
-    return None if env is world else made(env, episodes)
 
 
 def rebuilds(value: Algorithm) -> bool:
@@ -401,6 +507,7 @@ def _name(world: Any) -> str:
 
 
 def _folder(slug: str, about: Mapping[str, Any]) -> Path:
-    stem = f"{slug}-{about['env'].replace('/', '-')}-{written(about['seeds'])}"
+    world = about["env"] or Path(about["dataset"]).stem
+    stem = f"{slug}-{world.replace('/', '-')}-{written(about['seeds'])}"
     taken = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1_000_000))
     return next(folder for folder in taken if not folder.exists())

@@ -1,10 +1,12 @@
-"""Two ways for any replay algorithm to use its experience: rows of several steps, and rows drawn by their error.
+"""Ways for any replay algorithm to use experience: rows of several steps, drawn by their error, or from a dataset.
 
     n-step:       R = sum_{i<n} gamma^i r_{t+i},  bootstrapped from s_{t+n} with gamma^n (fewer where an episode ends)
     prioritised:  P(i) ~ (|error_i| + floor)^sharpness,  weight_i = (rows * P(i))^-correction / max_j weight_j
+    prior-data:   a share of every batch comes from a dataset, the rest from what was collected
 
 Papers: Sutton (1988) and Hessel et al., "Rainbow" (2018), for n steps; Schaul et al., "Prioritized Experience Replay"
-(2016), their alpha is `sharpness`, their beta is `correction`.
+(2016), their alpha is `sharpness`, their beta is `correction`; Ball et al., "Efficient Online Reinforcement Learning
+with Offline Data" (2023), for the dataset's half.
 
 Traps: an n-step row stops at truncation too, and bootstraps there with the right power of gamma. The rewards of a row
 stay apart (`reward [B, n]`), so that a transform may replace each of them. New rows get the largest priority so far.
@@ -12,9 +14,10 @@ stay apart (`reward [B, n]`), so that a transform may replace each of them. New 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
-from palaestra.algorithm import Algorithm, above, between, expressed, reprioritise, with_layout
+from palaestra.algorithm import Algorithm, above, add_buffer, between, expressed, mix, reprioritise, with_layout
 from palaestra.data.layouts import n_steps
 from palaestra.data.priorities import Proportional
 from palaestra.functional.schedules import linear
@@ -26,11 +29,13 @@ def n_step(algorithm: Algorithm, n: int = 3, buffer: str = "replay") -> Algorith
 
     Args:
         n: steps of a row; with 1 they are transitions.
-        buffer: whose rows.
+        buffer: whose rows, and those of the buffers that it takes shares from.
     """
     if n < 1:
         raise ValueError(f"n-step: n is {n}; it must be at least 1")
-    return with_layout(algorithm, buffer, partial(n_steps, n=n))
+    for name in (buffer, *algorithm.buffers[buffer].shares):
+        algorithm = with_layout(algorithm, name, partial(n_steps, n=n))
+    return algorithm
 
 
 @expressed
@@ -57,3 +62,15 @@ def prioritised(
         raise ValueError(f"prioritised: sharpness is {sharpness}; it must be at least 0")
     schedule = linear(correction, 1.0, correction_steps, of="updates")
     return reprioritise(algorithm, buffer, Proportional(sharpness, schedule, floor))
+
+
+@expressed
+def prior_data(algorithm: Algorithm, share: float = 0.5, buffer: str = "replay") -> Algorithm:
+    """A share of every batch comes from a dataset while it learns in an environment.
+
+    Args:
+        share: of the rows of a batch, in (0, 1).
+        buffer: whose batches; its layout and priorities are those of the dataset's rows too.
+    """
+    rows = replace(algorithm.buffers[buffer], shares={})
+    return mix(add_buffer(algorithm, "dataset", rows), buffer, dataset=share)

@@ -23,17 +23,17 @@ from palaestra.envs.make import World
 from palaestra.evaluation.measures import MEASURES
 from palaestra.evaluation.sequential import SequentialComparator
 from palaestra.expression import nearest
-from palaestra.loops.online import Online
-from palaestra.processes import Job, Listen, in_processes
+from palaestra.ground import ground_of
+from palaestra.machine import computing
+from palaestra.processes import Job, Listen, far, in_processes
 from palaestra.runs import Run, RunError
 from palaestra.runs.files import to_json
-from palaestra.stored import load, made
 from palaestra.training import resume, silent, train
 
 # What `train` may be told of the arms' runs; the rest is the comparison's own.
 TRAINING = (
     "environments", "episodes", "evaluate_every", "log_every", "checkpoint_every", "device", "precision",
-    "deterministic", "compile", "together",
+    "deterministic", "compile", "together", "dataset",
 )  # fmt: skip
 PATIENCE = 10.0  # seconds that a run is waited for whose process has lost the one that began it
 
@@ -70,14 +70,14 @@ class Comparison:
 
 def compare(
     arms: Sequence[Made] | Mapping[str, Made],
-    env: World | str,
-    steps: int,
+    env: World | str | None = None,
+    steps: int = 0,
     *,
     alpha: float = 0.05,
     group: int = 5,
     max_groups: int = 5,
     measure: str = "auc",
-    score: str = "episode_return",
+    score: str | None = None,
     against_first: bool = False,
     out: str | Path | None = None,
     threads: int | None = None,
@@ -92,19 +92,21 @@ def compare(
 
     Args:
         arms: expressions, algorithms, or functions `(seed, steps) -> {name: raw values}`; or a mapping from names.
-        env: a Gymnasium id, an environment or a function that makes one. For functions a phrase: what they play.
-        steps: environment steps of each seed; the budget of functions.
+        env: a Gymnasium id, an environment or a function that makes one; None where `dataset` is all that there is. For
+            functions a phrase: what they play.
+        steps: environment steps of each seed; on a dataset, updates; the budget of functions.
         alpha: the probability, at most, of telling apart any arms that do not differ.
         group: seeds of each arm between two looks at the data.
         max_groups: looks at most.
         measure: "auc" (of the evaluations over environment steps), "final" or "best".
-        score: which raw score of an evaluation, or of what functions give.
+        score: which raw score of an evaluation, or of what functions give; "episode_return" when None, or
+            "fitted_q_value" where algorithms learn from a dataset without an environment.
         against_first: compare every arm with the first alone, rather than every pair.
         out: the comparison's folder; "comparisons/ARMS-WORLD-HASH" when None.
         threads: of all processes together; as many as PyTorch has when None.
         stamp: JSON data that belongs to what is compared, such as hashes of code: another makes another comparison.
         listen: called with rows that say how far it is.
-        training: further keywords of `train`: environments, episodes, evaluate_every, device, together, ...
+        training: further keywords of `train`: dataset (a file), environments, episodes, evaluate_every, device, ...
 
     Raises ValueError for arguments that do not fit, RunError where the folder holds something else or cannot be
     written, and where a run fails: when that is mended, the same call goes on.
@@ -116,13 +118,13 @@ def compare(
         raise ValueError(f"there is no measure {measure!r}; {nearest(measure, MEASURES)}")
     if unknown := [name for name in training if name not in TRAINING]:
         raise ValueError(f"compare takes no {unknown[0]!r}; {nearest(unknown[0], TRAINING)}")
-    _fitting(own, env)
+    score = _fitting(own, env, training.get("dataset"), score)
     names = [arm.name for arm in own]
     pairs = [(name, names[0]) for name in names[1:]] if against_first else None
     test = SequentialComparator(names, comparisons=pairs, alpha=alpha, group=group, max_groups=max_groups)
     plan = {
         "arms": {arm.name: arm.about() for arm in own},
-        "env": env if isinstance(env, str) else _named(env),
+        "env": env if isinstance(env, str | None) else _named(env),
         "steps": steps,
         "alpha": alpha,
         "group": group,
@@ -173,7 +175,7 @@ class _Runs:
     def make(self, arms: Sequence[Arm], seeds: range) -> None:
         """Run what has not been run of these seeds. RunError where a run fails, when the others have ended."""
         todo = [arm for arm in arms if not self._is_finished(arm, seeds)]
-        apart = [arm for arm in todo if arm.in_any_process and isinstance(self.env, str)]
+        apart = [arm for arm in todo if arm.in_any_process and isinstance(self.env, str | None)]
         if apart:
             workers = max(1, min(len(apart), self.threads))
             jobs = {arm.name: self._job(arm, seeds, max(1, self.threads // workers)) for arm in apart}
@@ -225,7 +227,7 @@ class _Runs:
             run = Run.create(folder, {**about, "expression": arm.name, "settings": about["calls"]})
         told = _tagged(self.listen, arm.name)
         assert callable(arm.made)
-        with run.writing():
+        with run.writing(), computing(self.threads):
             done = {row["seed"] for row in run.metrics()}
             for seed in seeds:
                 if seed in done:
@@ -248,7 +250,7 @@ class _Runs:
                 continue
             names |= set(row["scores"])
             if values := row["scores"].get(score):
-                found[row["seed"]][float(row["env_steps"])] = sum(values) / len(values)
+                found[row["seed"]][float(far(row))] = sum(values) / len(values)
         for seed, curve in found.items():
             if not curve:
                 remedy = f"choose one of {', '.join(sorted(names))}" if names else "evaluate more often"
@@ -305,20 +307,26 @@ def _options(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _fitting(arms: Sequence[Arm], env: Any) -> None:
-    """Raise what training would raise, before there is a folder. An environment of one's own is not opened for it."""
-    trained = [arm for arm in arms if isinstance(arm.made, Algorithm)]
-    if not trained or not isinstance(env, str):
-        return
-    world = made(env, 1)
-    try:
-        for arm in trained:
-            try:
-                Online(arm.made, world, policies=load)  # type: ignore[arg-type]
-            except ValueError as wrong:
-                raise Unfit(f"{arm.name}: {wrong}") from wrong
-    finally:
-        world.close()
+def _fitting(arms: Sequence[Arm], env: Any, dataset: Any, score: str | None) -> str:
+    """The score that is compared. Raises what training would raise, before there is a folder.
+
+    An environment of one's own is not opened for it.
+    """
+    trained = [arm.made for arm in arms if isinstance(arm.made, Algorithm)]
+    offline = False
+    if trained and isinstance(env, str | None):
+        for arm in arms:
+            if isinstance(arm.made, Algorithm):
+                try:
+                    ground = ground_of(arm.made, env, dataset)
+                    world = ground.world(1)
+                    ground.begin(arm.made, (0,), world).close()
+                    if (judge := ground.judge(world, 1)) is not None:
+                        judge.close()
+                except ValueError as wrong:
+                    raise Unfit(f"{arm.name}: {wrong}") from wrong
+                offline = ground.env is None
+    return score or ("fitted_q_value" if offline else "episode_return")
 
 
 def _tagged(listen: Listen, name: str) -> Listen:
@@ -342,5 +350,5 @@ def _named(env: Any) -> str:
 def _folder(arms: Sequence[Arm], plan: Mapping[str, Any]) -> Path:
     """The same for the same plan: so the same command finds what it began."""
     against = "-against-".join(slug(arm, number).partition("-")[2] for number, arm in enumerate(arms[:3], start=1))
-    world = plan["env"].replace("/", "-").replace(" ", "-")[:40]
+    world = (plan["env"] or Path(plan["training"]["dataset"]).stem).replace("/", "-").replace(" ", "-")[:40]
     return Path("comparisons") / f"{against}-{world}-{hashlib.sha256(to_json(plan).encode()).hexdigest()[:8]}"

@@ -9,10 +9,13 @@ from torch import Generator, Tensor
 
 from palaestra.algorithm import Clock
 from palaestra.batch import Columns, flatten, unflatten
+from palaestra.data.fixed import Fixed
 from palaestra.data.replay import Replay
 
+Rows = Replay | Fixed
 
-def counts(replays: Mapping[str, Replay], name: str, n: int) -> dict[str, int]:
+
+def counts(replays: Mapping[str, Rows], name: str, n: int) -> dict[str, int]:
     """How many of `n` rows of stream `name` come from which buffer, its own first."""
     shares = replays[name].buffer.shares
     others = {other: round(n * share) for other, share in shares.items()}
@@ -20,7 +23,7 @@ def counts(replays: Mapping[str, Replay], name: str, n: int) -> dict[str, int]:
 
 
 def sample(
-    replays: Mapping[str, Replay], name: str, n: int, rng: Generator | Sequence[Generator], clock: Clock
+    replays: Mapping[str, Rows], name: str, n: int, rng: Generator | Sequence[Generator], clock: Clock
 ) -> Columns:
     """A batch of `n` rows (of every seed) of stream `name`: the columns that all of its sources have."""
     sources = counts(replays, name, n)
@@ -35,7 +38,7 @@ def sample(
     return unflatten({key: torch.cat([part[key] for part in parts], dim) for key in common})
 
 
-def feed_back(replays: Mapping[str, Replay], name: str, index: Tensor, error: Tensor) -> None:
+def feed_back(replays: Mapping[str, Rows], name: str, index: Tensor, error: Tensor) -> None:
     """Tell each source how far off its rows were: `index` and `error` [B] (or [S, B]) of a batch that `sample` drew."""
     begin = 0
     for source, count in counts(replays, name, index.shape[-1]).items():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from palaestra.algorithm import Clock, Scheduled, Store
+from palaestra.algorithm import Clock, Priority, Scheduled, Store
 from palaestra.functional.schedules import number
 
 WIDTH = 64  # children of a node: one cumulative sum a level, and three levels for a quarter of a million rows
@@ -93,3 +96,71 @@ class Proportional:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.largest = state["largest"]
+
+
+class Prioritised:
+    """The priorities of a store's rows and their sum trees, of each of the seeds that draw from it: their own.
+
+    Args:
+        priorities: of a buffer; copied for each seed.
+        slots: rows that a seed draws from.
+        first: of each seed, its first row: seed i draws from `first[i]` to `first[i] + slots`.
+    """
+
+    def __init__(
+        self, priorities: Sequence[Priority], slots: int, first: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        self.first, self.device = first, device
+        self.priorities = [copy.deepcopy(tuple(priorities)) for _ in first]
+        self.trees = [SumTree(slots, device) for _ in first] if priorities else []
+
+    def __bool__(self) -> bool:
+        return bool(self.trees)
+
+    def insert(self, store: Store, seed: int, index: Tensor, value: Tensor) -> None:
+        """Rows `index` [B] of a seed are new where `value` [B] is 1, and cannot be drawn where it is 0."""
+        for priority in self.priorities[seed]:
+            value = value * priority.insert(store, index)
+        self.trees[seed].set(index - self.first[seed], value)
+
+    def sample(self, n: int, rngs: Sequence[Generator]) -> Tensor:
+        """`n` rows of each seed, [S * n]."""
+        drawn = [t.sample(n, rng) + at for t, rng, at in zip(self.trees, rngs, self.first, strict=True)]
+        return torch.cat(drawn)
+
+    def weights(self, index: Tensor, rows: Sequence[int], clock: Clock | None) -> Tensor:
+        """Importance weights [S * n] of rows that `sample` drew; `rows` can be drawn of each seed."""
+        assert clock is not None, "prioritised rows are weighted by the clock"
+        weights = []
+        for seed, own in enumerate(index.view(len(self.trees), -1)):
+            tree = self.trees[seed]
+            probability = tree.get(own - self.first[seed]) / tree.total
+            weights.append(torch.ones(own.shape, device=self.device))
+            for priority in self.priorities[seed]:
+                if (weight := priority.weight(probability, int(rows[seed]), clock)) is not None:
+                    weights[-1] = weights[-1] * weight
+        return torch.cat(weights)
+
+    def update(self, store: Store, index: Tensor, error: Tensor, alive: Callable[[Tensor], Tensor]) -> None:
+        """Tell the priorities how far off rows were: `error` [B] (or [S, B]). What is not `alive` stays at 0."""
+        for seed, tree in enumerate(self.trees):
+            own, off = index.view(len(self.trees), -1)[seed], error.view(len(self.trees), -1)[seed]
+            value = torch.ones(len(own), dtype=torch.float64, device=self.device)
+            for priority in self.priorities[seed]:
+                new = priority.update(store, own, off)
+                value = value * (priority.insert(store, own) if new is None else new)
+            tree.set(own - self.first[seed], torch.where(alive(own), value, 0.0))
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = chain(*self.priorities)
+        return {
+            "trees": [tree.state_dict() for tree in self.trees],
+            "priorities": [part.state_dict() if hasattr(part, "state_dict") else {} for part in parts],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for tree, saved in zip(self.trees, state["trees"], strict=True):
+            tree.load_state_dict(saved)
+        for part, saved in zip(chain(*self.priorities), state["priorities"], strict=True):
+            if saved:
+                part.load_state_dict(saved)  # type: ignore[attr-defined]

@@ -12,9 +12,7 @@ from them by its own generator, and has its own priorities. Batches are then [S,
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from torch import Generator, Tensor
 from palaestra.algorithm import Buffer, Clock
 from palaestra.batch import Columns, each, flatten, unflatten
 from palaestra.data.layouts import once, sequences
+from palaestra.data.priorities import Prioritised
 
 EMPTY, STEP, PENDING, END = 0, 1, 2, 3
 NOT_KEPT = ("next_obs", "first", "valid")  # next_obs is the next slot's obs; the others describe the collection
@@ -63,12 +62,7 @@ class Replay:
         self.offset = np.arange(environments) * self.ring
         self.rows = np.zeros(seeds, np.int64)  # whole steps that can be drawn
         self.share = self.capacity // seeds  # slots of one seed
-        self.priorities = [copy.deepcopy(buffer.priority) for _ in range(seeds)]
-        self.trees: list[Any] = []
-        if buffer.priority:
-            from palaestra.data.priorities import SumTree
-
-            self.trees = [SumTree(self.share, self.device) for _ in range(seeds)]
+        self.prioritised = Prioritised(buffer.priority, self.share, range(0, self.capacity, self.share), self.device)
         self._saved = self.heads.copy()
 
     # ------------------------------------------------------------------------------------------------ a store
@@ -147,15 +141,12 @@ class Replay:
         if self.device.type != "cpu":
             index = torch.from_numpy(slot).to(self.device)
             self.kind[index] = torch.from_numpy(self._kind[slot]).to(self.device)
-        if self.trees:
+        if self.prioritised:
             for seed in range(self.seeds):
                 own = slot // self.share == seed
                 if own.any():
-                    index = torch.from_numpy(slot[own]).to(self.device)
                     value = torch.from_numpy(now[own]).to(self.device, torch.float64)
-                    for priority in self.priorities[seed]:
-                        value = value * priority.insert(self, index)
-                    self.trees[seed].set(index - seed * self.share, value)
+                    self.prioritised.insert(self, seed, torch.from_numpy(slot[own]).to(self.device), value)
 
     # -------------------------------------------------------------------------------------------------- drawing
 
@@ -170,30 +161,19 @@ class Replay:
         index = self.draw(n, rngs)
         batch = self.buffer.layout(self, index, rngs[0])
         batch["index"] = index
-        batch["weight"] = self._weights(index, clock) if self.trees else torch.ones(index.shape, device=self.device)
+        if self.prioritised:
+            batch["weight"] = self.prioritised.weights(index, self.rows, clock)  # type: ignore[arg-type]
+        else:
+            batch["weight"] = torch.ones(index.shape, device=self.device)
         return batch if self.seeds == 1 else each(lambda x: x.view(self.seeds, n, *x.shape[1:]), batch)
-
-    def _weights(self, index: Tensor, clock: Clock | None) -> Tensor:
-        assert clock is not None, "prioritised rows are weighted by the clock"
-        weights = []
-        for seed, own in enumerate(index.view(self.seeds, -1)):
-            tree = self.trees[seed]
-            probability = tree.get(own - seed * self.share) / tree.total
-            weights.append(torch.ones(own.shape, device=self.device))
-            for priority in self.priorities[seed]:
-                weight = priority.weight(probability, int(self.rows[seed]), clock)
-                if weight is not None:
-                    weights[-1] = weights[-1] * weight
-        return torch.cat(weights)
 
     def draw(self, n: int, rngs: Sequence[Generator]) -> Tensor:
         """Slots [S * n] of whole steps, `n` of each seed.
 
         Drawn on the host, where their kinds are known: nothing waits for the device.
         """
-        if self.trees:
-            first = range(0, self.capacity, self.share)
-            return torch.cat([t.sample(n, rng) + at for t, rng, at in zip(self.trees, rngs, first, strict=True)])
+        if self.prioritised:
+            return self.prioritised.sample(n, rngs)
         index = np.concatenate([self._drawn(n, seed, rng) for seed, rng in enumerate(rngs)])
         return torch.from_numpy(index).to(self.device)
 
@@ -216,22 +196,14 @@ class Replay:
 
     def update(self, index: Tensor, error: Tensor) -> None:
         """Tell the priorities how far off the drawn rows were: `error [B]` (or [S, B]), non-negative."""
-        for seed, tree in enumerate(self.trees):
-            own, off = index.view(self.seeds, -1)[seed], error.view(self.seeds, -1)[seed]
-            value = torch.ones(len(own), dtype=torch.float64, device=self.device)
-            for priority in self.priorities[seed]:
-                new = priority.update(self, own, off)
-                value = value * (priority.insert(self, own) if new is None else new)
-            tree.set(own - seed * self.share, torch.where(self.kind[own] == STEP, value, 0.0))
+        self.prioritised.update(self, index, error, lambda own: self.kind[own] == STEP)
 
     # ---------------------------------------------------------------------------------------------- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the rows, which go into segments."""
         state: dict[str, Any] = {"heads": self.heads.copy(), "pending": self.pending.copy(), "rows": self.rows.copy()}
-        state["trees"] = [tree.state_dict() for tree in self.trees]
-        state["priorities"] = [p.state_dict() if hasattr(p, "state_dict") else {} for p in chain(*self.priorities)]
-        return state
+        return state | self.prioritised.state_dict()
 
     def segment(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The slots written since the last segment, and what places them: append-only, so that saving costs the new."""
@@ -270,11 +242,7 @@ class Replay:
         self.pending[:] = state["pending"]
         self.rows[:] = state["rows"]
         self._saved = self.heads.copy()
-        for tree, saved in zip(self.trees, state["trees"], strict=True):
-            tree.load_state_dict(saved)
-        for priority, saved in zip(chain(*self.priorities), state["priorities"], strict=True):
-            if saved:
-                priority.load_state_dict(saved)  # type: ignore[attr-defined]
+        self.prioritised.load_state_dict(state)
 
     def _between(self, first: np.ndarray, last: np.ndarray) -> Tensor:
         """The slots from `first` to `last`, both included (the last holds the newest observation), of every ring."""

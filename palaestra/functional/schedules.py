@@ -23,3 +23,16 @@ def _linear(clock: Any, begin: float, end: float, duration: float, of: str) -> T
 def number(value: float | Callable[[Any], Tensor], clock: Any) -> float | Tensor:
     """The value of a schedule now; a plain number is its own."""
     return value(clock) if callable(value) else value
+
+
+def cosine(begin: float, end: float, duration: float, of: str = "updates") -> Callable[[Any], Tensor]:
+    """From `begin` to `end` along half a cosine over the first `duration` updates (or `of="env_steps"`), then constant.
+
+    Loshchilov and Hutter, "SGDR" (2017), eq. 5, without restarts.
+    """
+    return partial(_cosine, begin=begin, end=end, duration=duration, of=of)
+
+
+def _cosine(clock: Any, begin: float, end: float, duration: float, of: str) -> Tensor:
+    part: Tensor = torch.clamp(getattr(clock, of) / duration, max=1.0)
+    return (begin - end) * 0.5 * (1.0 + torch.cos(part * torch.pi)) + end

@@ -14,13 +14,17 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from palaestra.algorithm import Algorithm, Unfit, stateful
+from palaestra.algorithm import Algorithm, Unfit, given_by, stateful
 from palaestra.batch import Columns, each
 from palaestra.data import mixture
+from palaestra.data.dataset import Dataset
+from palaestra.data.fixed import Fixed
 from palaestra.data.layouts import once, sequences
 from palaestra.data.replay import Replay, Rollout
+from palaestra.envs.border import Border
 from palaestra.faults import NotFinite
 from palaestra.learner import Learner, as_tuple, generator, set_states
+from palaestra.loops.filled import DATASET, filled
 from palaestra.rollout.collect import step
 from palaestra.rollout.source import Source
 from palaestra.stacking import Streams
@@ -51,7 +55,7 @@ class Online:
     """One run of an algorithm in an environment: the learner, the replays, the source, every random stream.
 
     With several `seeds` the copies of `env` are theirs in turn, as many for each. Unfit where they cannot be stacked.
-    `policies` opens the runs that methods name as teachers.
+    `policies` opens the runs that methods name as teachers; `dataset` fills the buffer called "dataset".
     """
 
     def __init__(
@@ -64,9 +68,14 @@ class Online:
         compile: bool = False,
         precision: str = "float32",
         policies: Policies | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         self.seeds = tuple(seeds)
         self.policies = policies
+        if logged := logged_column(algorithm):
+            raise Unfit(
+                f"{algorithm} reads {logged}, which only a dataset has: train it on one, without an environment"
+            )
         if len(self.seeds) > 1 and (problem := stacking_problem(algorithm)):
             raise Unfit(f"the seeds of {algorithm} cannot be stacked ({problem}): run them in processes, or one by one")
         self.source = Source(env, self._numbers("environment"), device=device)
@@ -82,9 +91,17 @@ class Online:
             self.source.choose(algorithm.tasks, algorithm.initial_states, nets, tasks)
         self.transforms = [t for t in algorithm.transforms if t.moment == "collect"]
         buffers, n = algorithm.buffers, len(self.seeds)
-        self.replays = {
-            name: Replay(b, env.num_envs, device, n) for name, b in buffers.items() if b.layout not in OF_THIS_PASS
+        self.replays: dict[str, Replay | Fixed] = {
+            name: Replay(b, env.num_envs, device, n)
+            for name, b in buffers.items()
+            if b.layout not in OF_THIS_PASS and name != DATASET
         }
+        if DATASET in buffers:
+            if dataset is None:
+                raise Unfit(f"{algorithm} draws from a dataset beside what it collects: give one")
+            border = self.source.border
+            same_spaces(Border(dataset.observation_space, dataset.action_space), border)
+            self.replays |= filled(self.learner, dataset, border, (DATASET,))
         self.rollouts = {name: Rollout(b, device, n) for name, b in buffers.items() if b.layout in OF_THIS_PASS}
         self.streams = {t.stream for loss in algorithm.losses.values() for t in loss.terms.values()}
         self.policy = self.learner.policy()
@@ -94,9 +111,20 @@ class Online:
     def env_steps(self) -> int:
         return self.source.env_steps
 
+    clock = "env_steps"  # what `count` counts
+
+    @property
+    def count(self) -> int:
+        """How far it is: the environment steps taken, of each seed."""
+        return self.env_steps
+
     def begin(self) -> dict[int, dict[str, float]]:
         """Begin the first episodes; of each seed, what the parts tell that prepared themselves for it."""
         return dict(zip(self.seeds, self.source.begin(self._numbers("teacher"), self.policies), strict=False))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.source.env.close()
 
     def advance(self) -> None:
         """Collect once, and make the updates that this is worth."""
@@ -112,7 +140,8 @@ class Online:
             raise
         steps = self._completed(steps)
         for replay in self.replays.values():
-            replay.insert(steps)
+            if isinstance(replay, Replay):
+                replay.insert(steps)
         if schedule.epochs:
             for rollout in self.rollouts.values():
                 rollout.insert(steps)
@@ -158,22 +187,10 @@ class Online:
 
     def evaluate(self, env: VectorEnv, number: int) -> dict[int, dict[str, list[float]]]:
         """The raw scores of each seed's deployed policy: an episode in each of its copies of `env`, freshly seeded."""
-        source = Source(env, self._numbers(f"evaluation {number}"), device=str(self.learner.device))
-        policy = self.learner.deployed()
-        scores: dict[str, list[float]] = {}
-        for part in self.algorithm.evaluation:
-            scores |= part(self.learner.nets, policy, source)
-        if len(self.seeds) == 1:
-            return {self.seeds[0]: scores}
-        return {
-            seed: {name: values[i * source.group : (i + 1) * source.group] for name, values in scores.items()}
-            for i, seed in enumerate(self.seeds)
-        }
+        return scores_of(self.learner, env, number)
 
     def _numbers(self, stream: str) -> int | list[int]:
-        """A seed for an environment, from the run's own, or from each of them."""
-        numbers = [generator(seed, stream).initial_seed() % 2**31 for seed in self.seeds]
-        return numbers if len(numbers) > 1 else numbers[0]
+        return _numbers(self.seeds, stream)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -196,6 +213,45 @@ class Online:
 
     def _streams(self) -> tuple[Streams, ...]:
         return self.acting, self.drawing, self.changing
+
+
+def logged_column(algorithm: Algorithm) -> str:
+    """A column that a loss needs and that is read off a whole dataset; "" where there is none."""
+    given = {
+        moment: {c for t in algorithm.transforms if t.moment == moment for c in (*t.gives, *given_by(t.fn))}
+        for moment in ("dataset", "collect")
+    }
+    needed = (n for loss in algorithm.losses.values() for term in loss.terms.values() for n in term.needs)
+    return next((column for column in needed if column in given["dataset"] - given["collect"]), "")
+
+
+def same_spaces(of_dataset: Border, of_env: Border) -> None:
+    """Unfit where networks for the one would not fit the other."""
+    if (of_dataset.spec.obs, of_dataset.spec.action) != (of_env.spec.obs, of_env.spec.action):
+        there = f"{of_dataset.observation}, {of_dataset.action_space}"
+        here = f"{of_env.observation}, {of_env.action_space}"
+        raise Unfit(f"the dataset's spaces ({there}) are not the environment's ({here})")
+
+
+def scores_of(learner: Learner, env: VectorEnv, number: int) -> dict[int, dict[str, list[float]]]:
+    """The raw scores of each seed's deployed policy: an episode in each of its copies of `env`, seeded by `number`."""
+    source = Source(env, _numbers(learner.seeds, f"evaluation {number}"), device=str(learner.device))
+    policy = learner.deployed()
+    scores: dict[str, list[float]] = {}
+    for part in learner.algorithm.evaluation:
+        scores |= part(learner.nets, policy, source)
+    if len(learner.seeds) == 1:
+        return {learner.seeds[0]: scores}
+    return {
+        seed: {name: values[i * source.group : (i + 1) * source.group] for name, values in scores.items()}
+        for i, seed in enumerate(learner.seeds)
+    }
+
+
+def _numbers(seeds: Sequence[int], stream: str) -> int | list[int]:
+    """A seed for an environment, from the run's own, or from each of them."""
+    numbers = [generator(seed, stream).initial_seed() % 2**31 for seed in seeds]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def online(
@@ -231,16 +287,16 @@ def online(
         now: dict[str, Any] = {"env_steps": run.env_steps, "updates": run.learner.updates}
         now["seconds"] = round(time.perf_counter() - began, 3)
         tick(now)
-        log, check = (_crossed(before, run.env_steps, period) or done for period in (log_every, checkpoint_every))
+        log, check = (crossed(before, run.env_steps, period) or done for period in (log_every, checkpoint_every))
         if log or check:
             run.learner.check_finite()
         if log:
             episodes = run.source.finished()
-            for i, (seed, metrics) in enumerate(zip(run.seeds, _fetched(run.metrics, len(run.seeds)), strict=True)):
+            for i, (seed, metrics) in enumerate(zip(run.seeds, fetched(run.metrics, len(run.seeds)), strict=True)):
                 own = [episode for episode in episodes if episode["environment"] // run.source.group == i]
                 raw = {key: [episode[key] for episode in own] for key in ("episode_return", "episode_length")}
                 record({"kind": "train", "seed": seed, **now, **metrics, **raw})
-        if evaluation is not None and (_crossed(before, run.env_steps, evaluate_every) or done):
+        if evaluation is not None and (crossed(before, run.env_steps, evaluate_every) or done):
             for seed, scores in run.evaluate(evaluation, run.env_steps).items():
                 record({"kind": "evaluation", "seed": seed, **now, "scores": scores})
         if check:
@@ -252,11 +308,12 @@ def _due(steps: int, ratio: float) -> int:
     return int(steps * ratio + 1e-9)
 
 
-def _crossed(before: int, now: int, period: int) -> bool:
+def crossed(before: int, now: int, period: int) -> bool:
+    """Whether a multiple of `period` lies behind `before` and not behind `now`."""
     return now // period > before // period
 
 
-def _fetched(metrics: Mapping[str, Tensor], seeds: int) -> list[dict[str, float]]:
+def fetched(metrics: Mapping[str, Tensor], seeds: int) -> list[dict[str, float]]:
     """The one synchronisation: of each seed, means of what the last update gave."""
     means = {name: value.float().view(seeds, -1).mean(1).tolist() for name, value in metrics.items()}
     return [{name: values[i] for name, values in means.items()} for i in range(seeds)]

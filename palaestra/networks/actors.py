@@ -199,3 +199,48 @@ def categorical_actor(
 
 def _categorical_actor(spec: Spec, nets: Nets, **body: object) -> nn.Module:
     return CategoricalActor(spec, discrete_size(spec, "a categorical actor"), **body)  # type: ignore[arg-type]
+
+
+class ConditionedActor(nn.Module):
+    """What is said of an observation and of one number [B] beside it: [B, outputs]."""
+
+    def __init__(
+        self, spec: Spec, outputs: int, hidden: Sequence[int], activation: Activation, encoder: Encoder | None
+    ) -> None:
+        super().__init__()
+        self.encoder = (encoder or by_space)(spec.obs)
+        self.mlp = MLP((int(self.encoder.size) + 1, *hidden, outputs), activation)  # type: ignore[arg-type]
+
+    def forward(self, obs: Obs, number: Tensor) -> Tensor:
+        return self.mlp(torch.cat((self.encoder(obs), number.unsqueeze(-1)), -1))
+
+
+def conditioned_actor(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    """A `ConditionedActor` that says an action's entries, or a number for each choice."""
+    return partial(_conditioned_actor, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _conditioned_actor(spec: Spec, nets: Nets, **settings: Any) -> nn.Module:
+    outputs = spec.action.choices[0] if spec.action.discrete else spec.action.shape[0]
+    return ConditionedActor(spec, outputs, **settings)
+
+
+class BoundedNormalPolicy(NormalPolicy):
+    """`Normal` of a continuous action, its mean in [-1, 1] by tanh, its log standard deviation in [-5, 2]."""
+
+    def forward(self, obs: Obs) -> Normal:  # type: ignore[override]
+        mean, log_std = super().forward(obs)
+        return Normal(mean.tanh(), log_std.clamp(-5.0, 2.0))
+
+
+def bounded_normal_policy(
+    hidden: Sequence[int] = (256, 256), activation: Activation = "relu", encoder: Encoder | None = None
+) -> Factory:
+    return partial(_bounded_normal_policy, hidden=hidden, activation=activation, encoder=encoder)
+
+
+def _bounded_normal_policy(spec: Spec, nets: Nets, **body: object) -> nn.Module:
+    continuous_size(spec, "a normal policy")
+    return BoundedNormalPolicy(spec, **body)

@@ -90,10 +90,26 @@ class EnsembleMLP(nn.Module):
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if first is not None:
                 weight, bias = weight[:first], bias[:first]
-            if weight.shape[-1] == 1:  # a batched product with one column is five times slower on a CPU
-                x = (x * weight.mT).sum(-1, keepdim=True) + bias
-            else:
-                x = torch.baddbmm(bias, x, weight)
+            x = torch.baddbmm(bias, x, weight)
             if layer < last:
                 x = self.activation(x)
         return x
+
+
+class NormalisedMLP(nn.Module):
+    """The layers of an `MLP`, with a layer normalisation (Ba et al. 2016) before each activation: [B, ...] -> [B, ...].
+
+    It is as wide as its layer, and learns a scale and a shift.
+    """
+
+    def __init__(self, plain: MLP) -> None:
+        super().__init__()
+        self.layers = plain.layers
+        self.norms = nn.ModuleList(nn.LayerNorm(int(layer.out_features)) for layer in plain.layers[:-1])  # type: ignore[arg-type]
+        self.activation = plain.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        *inner, last = self.layers
+        for layer, norm in zip(inner, self.norms, strict=True):
+            x = self.activation(norm(layer(x)))
+        return last(x)

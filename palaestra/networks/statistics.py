@@ -100,3 +100,52 @@ def _obs_statistics(spec: Spec, nets: Nets, clip: float) -> nn.Module:
 def running_statistics(spec: Spec, nets: Nets) -> nn.Module:
     """The factory of the statistics of one number."""
     return RunningStatistics()
+
+
+class MeasuredNumber(nn.Module):
+    """One number that somebody measures: `value`, 1 until then."""
+
+    value: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.ones(()))
+
+
+def measured_number(spec: Spec, nets: Nets) -> nn.Module:
+    """The factory of one measured number."""
+    return MeasuredNumber()
+
+
+class ReturnRange(nn.Module):
+    """The smallest and the largest return of a dataset's episodes, 0 and 1 until they are measured: `low`, `high`.
+
+    Called, it gives returns [...] in the unit that a network reads: `unit`, or where that is None, the larger size of
+    the two.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, unit: float | None) -> None:
+        super().__init__()
+        self.unit = unit
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.ones(()))
+
+    def measure(self, returns: Tensor) -> None:
+        """Take those of the episodes [E] in the place of what was."""
+        self.low.copy_(returns.min())
+        self.high.copy_(returns.max())
+
+    def forward(self, returns: Tensor) -> Tensor:
+        largest = torch.maximum(self.low.abs(), self.high.abs())
+        return returns / (torch.where(largest > 0, largest, 1.0) if self.unit is None else self.unit)
+
+
+def return_range(unit: float | None = None) -> Factory:
+    return partial(_return_range, unit=unit)
+
+
+def _return_range(spec: Spec, nets: Nets, unit: float | None) -> nn.Module:
+    return ReturnRange(unit)

@@ -22,6 +22,7 @@ _FIELDS: dict[str, type] = {
 # Fields that runs of earlier versions do not have, and what they were.
 _BEFORE = {
     "precision": "float32", "deterministic": False, "tensorboard": False, "together": "alone", "workers": 1,
+    "dataset": None, "offline": False, "begun_from": None,
 }  # fmt: skip
 _REMEDY = "restore it from a copy, or train again with another --out"
 
@@ -91,6 +92,8 @@ def _fields(run: Run) -> list[RunError]:
         what = ""
         if field not in run.about:
             what = "is missing"
+        elif field == "env" and value is None and run.about.get("dataset") is not None:
+            continue  # policies are judged without one
         elif type(value) is not kind:
             what = f"{value!r} is no {kind.__name__}"
         elif type(value) is int and value < 1:

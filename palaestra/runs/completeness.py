@@ -51,7 +51,7 @@ def missing(run: Run, writer: int | None) -> list[RunError]:
 
 def _clock(about: dict[str, Any]) -> str:
     """What the run's `steps` count."""
-    return "env_steps" if about.get("dataset") is None else "updates"
+    return "updates" if about.get("offline") else "env_steps"
 
 
 def _resume(run: Run) -> str:

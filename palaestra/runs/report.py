@@ -82,7 +82,8 @@ def _names(runs: list[Run]) -> list[str]:
 
 
 def _title(told: list[dict[str, Any]]) -> str:
-    expressions, envs = (list(dict.fromkeys(one[key] for one in told)) for key in ("expression", "env"))
+    expressions = list(dict.fromkeys(one["expression"] for one in told))
+    envs = list(dict.fromkeys(one["env"] for one in told))
     named = [
         ", ".join(some) if len(some) < 4 else f"{len(some)} {what}"
         for some, what in ((expressions, "algorithms"), (envs, "environments"))

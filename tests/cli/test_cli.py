@@ -209,7 +209,10 @@ def test_an_algorithm_that_does_not_fit_names_others(line: Line, base: str, name
 @pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
-        (("train",), "EXPRESSION, --env, --steps is missing, or give --resume RUN; see: palaestra train --help"),
+        (
+            ("train",),
+            "EXPRESSION, --env or --dataset, --steps is missing, or give --resume RUN; see: palaestra train --help",
+        ),
         (("train", TD3, *PENDULUM, "--steps", "0"), "see: palaestra train --help"),
         (("train", TD3, *PENDULUM, "--steps", "many"), "'--steps'"),
         (("train", TD3, *PENDULUM, "--stpes", "60"), "--steps"),

@@ -40,7 +40,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_every_verb_has_one() -> None:
     listed = {f"list-{what}" for what in ("algorithms", "methods", "envs", "claims")}
     runs = {f"runs-{what}" for what in ("list", "show", "plot", "check", "report", "export", "import")}
-    assert set(SCHEMAS) == {"train", "compare", "claim", "evaluate", "export", "show", *runs, *listed}
+    dataset = {f"dataset-{what}" for what in ("check", "info", "make")}
+    assert set(SCHEMAS) == {"train", "compare", "claim", "evaluate", "export", "show", *runs, *dataset, *listed}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -103,7 +104,7 @@ def test_export(run: tuple[Path, Any], tmp_path: Path, format: str) -> None:
 def test_runs_check(run: tuple[Path, Any], tmp_path: Path) -> None:
     whole = answered("runs", "check", str(run[0]))
     fits(whole, "runs-check")
-    assert whole == {"ok": True, "problems": []}
+    assert whole == {"ok": True, "runs": 1, "problems": []}
     shutil.copytree(run[0], tmp_path / "broken")
     (tmp_path / "broken" / "metrics.jsonl").write_text("{\n")
     done = CliRunner().invoke(app, ["runs", "check", str(tmp_path / "broken"), "--json"])

@@ -408,7 +408,7 @@ def test_shares_of_one_stream_come_from_another_buffer() -> None:
             paid, at, error = (run.metrics[f"replay/{key}"] for key in ("paid", "at", "error"))
             drawn.append(paid)
             for name, part in {"replay": slice(0, 6), "good": slice(6, 8)}.items():
-                found = run.replays[name].trees[0].get(at[part])
+                found = run.replays[name].prioritised.trees[0].get(at[part])
                 assert torch.allclose(found.float(), error[part] ** 0.5), f"{name} did not get its errors back"
     drawn_rows = torch.stack(drawn)
     assert (drawn_rows[:, 6:] == 1.0).all(), "the last two of eight are drawn among those that paid"

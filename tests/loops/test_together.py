@@ -32,13 +32,13 @@ def small(**settings):
     return td3(hidden=(4,), batch_size=4, start=1_000, **settings)
 
 
-def copies(seeds):
-    return make_vector("palaestra/Pendulum-v0", seeds)
+def copies(algorithm, seeds):
+    return Online(algorithm, make_vector("palaestra/Pendulum-v0", len(seeds)), tuple(seeds))
 
 
 def test_the_faster_way_is_chosen(monkeypatch):
     times = {1: 0.4, 8: 0.1}
-    monkeypatch.setattr("palaestra.together.seconds_a_step", lambda a, env, seeds, **m: times[len(seeds)])
+    monkeypatch.setattr("palaestra.together.seconds_a_step", lambda algorithm, begin, seeds: times[len(seeds)])
     chosen = choose(small(), copies, range(8), "auto", workers=2)
     assert (chosen.way, chosen.seconds) == ("stacked", {"stacked": 0.1, "processes": 0.2})
     assert "100 ms" in chosen.why
@@ -82,6 +82,8 @@ def test_a_trial_learns_from_the_first_step_on(monkeypatch):
             super().advance()
             updates.append(self.learner.updates)
 
-    monkeypatch.setattr("palaestra.together.Online", Watched)
-    assert seconds_a_step(small(), copies(2), (0, 1)) > 0
+    def watched(algorithm, seeds):
+        return Watched(algorithm, make_vector("palaestra/Pendulum-v0", len(seeds)), tuple(seeds))
+
+    assert seconds_a_step(small(), watched, (0, 1)) > 0
     assert updates == list(range(1, len(updates) + 1))

@@ -264,7 +264,7 @@ def test_its_seeds_run_apart():
     assert stacking_problem(algorithm) == "it collects in a way of its own"
     with pytest.raises(Unfit, match="cannot be stacked"):
         run_of(f"{SMALL}+props", seeds=(0, 1))
-    choice = choose(algorithm, partial(make_vector, CARTPOLE), (0, 1), "auto", workers=2)
+    choice = choose(algorithm, None, (0, 1), "auto", workers=2)
     assert choice.way == "processes"
 
 

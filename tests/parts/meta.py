@@ -23,7 +23,7 @@ def run(algorithm, spec, batches):
     rng = torch.Generator().manual_seed(0)
     batches = {stream: {**batch, **counted(nets)} for stream, batch in batches.items()}
     for transform in algorithm.transforms:  # may look at numbers: they run before, on the CPU
-        if transform.moment == "update":
+        if transform.moment == "update" and transform.stream in batches:
             batches[transform.stream] = transform.fn(nets, batches[transform.stream], rng)
     own = {}
     for name, loss in algorithm.losses.items():

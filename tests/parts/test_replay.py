@@ -357,16 +357,16 @@ def test_priorities_of_a_buffer_multiply():
             return None
 
     replay, _ = filled(column(*[GOES_ON] * 6), 100, priority=(Proportional(1.0, 1.0, floor=0.0), Alternate()))
-    assert replay.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 1, 0, 1]
+    assert replay.prioritised.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 1, 0, 1]
     replay.update(whole(replay), torch.arange(6.0))
-    assert replay.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 3, 0, 5]
+    assert replay.prioritised.trees[0].get(whole(replay)).tolist() == [0, 1, 0, 3, 0, 5]
 
 
 def test_what_is_no_step_is_never_drawn_by_priority():
     events = [[TRUNCATES if t % 3 == 2 else GOES_ON] * 2 for t in range(30)]
     replay, rows = filled(events, 7, priority=(Proportional(0.6, 0.4),))
     check(replay, rows)
-    assert (replay.trees[0].get(torch.arange(replay.capacity))[replay.kind != STEP] == 0).all()
+    assert (replay.prioritised.trees[0].get(torch.arange(replay.capacity))[replay.kind != STEP] == 0).all()
     ends = (replay.kind == END).nonzero().squeeze(1)
     replay.update(ends, torch.ones(len(ends)))  # a row that was overwritten since it was drawn
     assert (replay.kind[replay.draw(5_000, [rng()])] == STEP).all()
@@ -377,7 +377,7 @@ def test_two_replays_share_no_priorities():
     one, other = Replay(buffer), Replay(buffer)
     one.insert(written(column(GOES_ON)))
     one.update(tensor([0]), tensor([5.0]))
-    assert other.priorities[0][0].largest == buffer.priority[0].largest == 1.0
+    assert other.prioritised.priorities[0][0].largest == buffer.priority[0].largest == 1.0
 
 
 def test_fixed_shares_of_a_batch():
@@ -386,7 +386,7 @@ def test_fixed_shares_of_a_batch():
     batch = mixture.sample({"replay": own, "demos": demos}, "replay", 16, rng(), Clock())
     assert batch["terminated"].tolist() == [True] * 12 + [False] * 4
     mixture.feed_back({"replay": own, "demos": demos}, "replay", batch["index"], torch.full((16,), 9.0))
-    assert own.trees[0].get(batch["index"][:12]).tolist() == pytest.approx([9.0] * 12, rel=1e-5)
+    assert own.prioritised.trees[0].get(batch["index"][:12]).tolist() == pytest.approx([9.0] * 12, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints

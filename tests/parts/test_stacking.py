@@ -31,9 +31,10 @@ from palaestra.expression import catalogue, parse
 from palaestra.faults import NotFinite
 from palaestra.functional.schedules import linear
 from palaestra.learner import Learner
-from palaestra.loops.online import Online, online, stacking_problem
+from palaestra.loops.offline import Offline
+from palaestra.loops.online import Online, logged_column, online, stacking_problem
 from tests.parts.test_contracts import hosts, rotating, world_of
-from tests.parts.worlds import WORLDS, RandomWorld, batches, fits, small, spec
+from tests.parts.worlds import WORLDS, RandomWorld, batches, beside, dataset, fits, small, spec
 
 SEEDS = (3, 0, 7)
 COPIES = 2
@@ -47,9 +48,13 @@ class Apart(RandomWorld):
 
 
 def run_of(expression, world, seeds):
-    """A run of some seeds, with as many copies for each."""
+    """A run of some seeds, with as many copies for each, or one on a dataset where it learns from that alone."""
+    algorithm = parse(expression)
+    if logged_column(algorithm):
+        return Offline(algorithm, dataset(world), seeds)
     copies = [partial(Apart, *WORLDS[world])] * (COPIES * len(seeds))
-    return Online(parse(expression), SyncVectorEnv(copies, autoreset_mode=AutoresetMode.DISABLED), seeds)
+    env = SyncVectorEnv(copies, autoreset_mode=AutoresetMode.DISABLED)
+    return Online(algorithm, env, seeds, dataset=beside(algorithm, world))
 
 
 def early(base):
@@ -83,17 +88,19 @@ def the_same(together, singles):
     """Whether stacked seeds went where each went alone."""
     assert together.learner.updates > 1
     for i, (seed, single) in enumerate(zip(together.seeds, singles, strict=True)):
-        assert (single.env_steps, single.learner.updates) == (together.env_steps, together.learner.updates)
+        assert (single.count, single.learner.updates) == (together.count, together.learner.updates)
         assert single.metrics.keys() == together.metrics.keys()
         for name, value in single.metrics.items():
             close(value, together.metrics[name][i], name)
         ours, theirs = single.learner.nets.state_dict(), together.learner.nets_of(seed).state_dict()
         for name, value in ours.items():
             close(value, theirs[name], name)
-        seen, beside = flatten({"obs": single.source.obs}), flatten({"obs": together.source.obs})
+        if isinstance(single, Offline):
+            continue
+        seen, others = flatten({"obs": single.source.obs}), flatten({"obs": together.source.obs})
         copies = single.source.n
         for name, value in seen.items():
-            close(value, beside[name][i * copies : (i + 1) * copies], name)
+            close(value, others[name][i * copies : (i + 1) * copies], name)
 
 
 @pytest.mark.parametrize(("expression", "world"), rotating(BASES + CHANGED))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import cache, partial
 
@@ -11,10 +12,13 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from palaestra.data import mixture
+from palaestra.data.dataset import from_episodes
 from palaestra.envs.border import Border
 from palaestra.expression import catalogue, parse
 from palaestra.learner import Learner
-from palaestra.loops.online import Online
+from palaestra.loops.filled import DATASET
+from palaestra.loops.offline import Offline
+from palaestra.loops.online import Online, logged_column
 
 IMAGE = Box(0, 255, (6, 6, 2), np.uint8)
 MASKED = Dict({"position": Box(-1, 1, (4,)), "symbol": Discrete(3), "action_mask": MultiBinary(3)})
@@ -25,6 +29,9 @@ WORLDS = {  # observation and action; the first two are where every contract is 
     "image": (IMAGE, Discrete(3)),
     "privileged": (Dict({"image": IMAGE, "critic_obs": Box(-1, 1, (6,))}), Box(-1, 1, (2,))),
 }
+
+
+SMALL = {"hidden": (16, 16), "size": 16, "length": 5, "warm_up": 4, "critic_updates": 2}
 
 
 class RandomWorld(gym.Env):
@@ -71,6 +78,31 @@ def make(world, n=2):
     return SyncVectorEnv([partial(RandomWorld, *WORLDS[world])] * n, autoreset_mode=AutoresetMode.DISABLED)
 
 
+@cache
+def dataset(world, episodes=40):
+    """Episodes of a world in which actions were drawn from those that it allows."""
+    env = RandomWorld(*copy.deepcopy(WORLDS[world]))
+    env.action_space.seed(0)
+    rows = []
+    for seed in range(episodes):
+        seen, done, ended = [env.reset(seed=seed)[0]], [], []
+        while not (ended and any(ended[-1][1:])):
+            mask = seen[-1]["action_mask"] if isinstance(seen[-1], dict) and "action_mask" in seen[-1] else None
+            done.append(env.action_space.sample() if mask is None else env.action_space.sample(mask.astype(np.int8)))
+            obs, *step, _ = env.step(done[-1])
+            seen.append(obs)
+            ended.append(step)
+        obs = {"": seen} if not isinstance(seen[0], dict) else {f"/{key}": [o[key] for o in seen] for key in seen[0]}
+        columns = dict(zip(("reward", "terminated", "truncated"), map(np.array, zip(*ended, strict=True)), strict=True))
+        rows.append({**{f"obs{key}": np.stack(of) for key, of in obs.items()}, "action": np.stack(done), **columns})
+    return from_episodes(rows, *WORLDS[world])
+
+
+def beside(algorithm, world):
+    """The dataset that an algorithm draws from beside what it collects, or None."""
+    return dataset(world) if DATASET in algorithm.buffers else None
+
+
 def spec(world):
     return Border(*WORLDS[world]).spec
 
@@ -78,7 +110,7 @@ def spec(world):
 def small(base, **settings):
     """The expression of a base with small networks and those of the other settings that it has."""
     names = inspect.signature(catalogue("algorithms")[base].load()).parameters
-    inside = [f"{k}={v!r}" for k, v in {"hidden": (16, 16), **settings}.items() if k in names]
+    inside = [f"{k}={v!r}" for k, v in {**SMALL, **settings}.items() if k in names]
     return f"{base}({', '.join(inside)})"
 
 
@@ -96,14 +128,21 @@ def fits(expression, world):
 def batches(expression, world, rows=32, number=4):
     """`number` batches (stream -> columns) from what the algorithm's own parts collected and kept in a world."""
     algorithm = parse(expression)
-    run = Online(algorithm, make(world))
+    if logged_column(algorithm):
+        run = Offline(algorithm, dataset(world))
+        return tuple(
+            {s: mixture.sample(run.replays, s, rows, run.drawing, run.learner.nets.clock) for s in run.streams}
+            for _ in range(number)
+        )
+    run = Online(algorithm, make(world), dataset=beside(algorithm, world))
     run.begin()
     nets = run.learner.nets
     steps = algorithm.collect(nets, run.policy, run.source, 60, run.acting)
     for transform in run.transforms:
         steps = transform.fn(nets, steps, run.changing)
-    for replay in run.replays.values():
-        replay.insert(steps)
+    for name, replay in run.replays.items():
+        if name != DATASET:
+            replay.insert(steps)
     columns = algorithm.advantage(nets, steps) if algorithm.advantage else {}
     for rollout in run.rollouts.values():
         rollout.insert({**steps, **columns})

@@ -112,10 +112,11 @@ def pmoe(algorithm: Algorithm, experts: int = 4) -> Algorithm:
         experts: how many; one is sac.
     """
     above(0, experts=experts)
-    actor = algorithm.networks.get("actor")
-    if not isinstance(actor, partial) or actor.func is not gaussian_actor().func:  # type: ignore[attr-defined]
-        raise ValueError(f"pmoe does not fit {algorithm}: it changes the Gaussian actor of sac")
-    td, improving = algorithm.losses["critic"].terms["td"], algorithm.losses["actor"]
+    actor, td = algorithm.networks.get("actor"), algorithm.losses["critic"].terms.get("td")
+    gaussian = isinstance(actor, partial) and actor.func is gaussian_actor().func  # type: ignore[attr-defined]
+    if not gaussian or td is None or getattr(td.value, "func", None) is not soft_td:
+        raise ValueError(f"pmoe does not fit {algorithm}: it changes the Gaussian actor of sac, and its target")
+    improving = algorithm.losses["actor"]
     room = Transform(partial(room_for_each, experts=experts), needs=("action",), gives=("each_action",))
     best = Term(best_expert_improvement, gives=("log_prob", "best"), noise=("each_action",))
     drawn = partial(drawn_expert_td, **td.value.keywords)  # type: ignore[attr-defined]
