@@ -17,7 +17,6 @@ from palaestra.batch import Space
 from palaestra.data.layouts import sequences
 from palaestra.expression import catalogue, parse
 from palaestra.learner import Learner
-from palaestra.loops.online import logged_column
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.parts.worlds import batches, fits, small, spec
@@ -62,8 +61,8 @@ def trajectory(base):
     found = {}
     for update in range(1, max(AT) + 1):
         metrics, _ = learner.update(
-            batches(expression, world)[update % 4]  # columns that only a dataset has
-            if logged_column(learner.algorithm)
+            batches(expression, world)[update % 4]  # columns that are read off a dataset
+            if any(t.moment == "dataset" and given_by(t.fn) for t in learner.algorithm.transforms)
             else {stream: data(learner.algorithm, spec(world), update) for stream in learner.algorithm.buffers}
         )
         if update in AT:

@@ -121,8 +121,8 @@ def pmoe(algorithm: Algorithm, experts: int = 4) -> Algorithm:
     best = Term(best_expert_improvement, gives=("log_prob", "best"), noise=("each_action",))
     drawn = partial(drawn_expert_td, **td.value.keywords)  # type: ignore[attr-defined]
 
-    changed = replace_network(algorithm, "actor", experts_actor(experts, **actor.keywords))
-    changed = add_networks(changed, router=router(experts, actor.keywords["encoder"]))
+    changed = replace_network(algorithm, "actor", experts_actor(experts, **actor.keywords))  # type: ignore[union-attr]
+    changed = add_networks(changed, router=router(experts, actor.keywords["encoder"]))  # type: ignore[union-attr]
     changed = replace_policy(changed, likely_expert)
     changed = replace_term(changed, "critic", "td", replace(td, value=drawn, noise=(*td.noise, "weight")))
     roomy = replace(improving, transforms=(*improving.transforms, room))
