@@ -21,7 +21,7 @@ RESULTS = PACKAGE / "claims" / "results"
 # What every method stands on. A change there may or may not touch a claim: it is told apart from one of its own files.
 KERNEL = (
     "algorithm.py", "batch.py", "expression.py", "learner.py", "optimisers.py", "stacking.py", "functional", "networks",
-    "data", "rollout", "teachers", "evaluation", "envs", "loops",
+    "data", "rollout", "teachers", "evaluation", "envs", "loops", "factories",
 )  # fmt: skip
 
 
