@@ -95,7 +95,7 @@ def gpu(result: dict) -> list[str]:
 def offline_speed(lines: list[dict]) -> list[str]:
     """Updates from a dataset, ours and d3rlpy's, what our matrix products take alone; then stacked seeds."""
     rounds = [line["round"] for line in lines]
-    peak = max((r["peak"]["gflops_256"] for r in rounds if r["peak"]), default=float("nan"))
+    peak = max(values(rounds, "peak", "gflops_256"), default=float("nan"))
     table = [f"Matrix products at 256 x 256 x 256 reach {peak:.0f} GFLOP/s.", ""]
     table += head(
         *("base", "who", "updates a second", "milliseconds", "range", "drawing alone"),
@@ -103,7 +103,7 @@ def offline_speed(lines: list[dict]) -> list[str]:
     )
     for algorithm in offline.TIMED:
         times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in ("ours", "d3rlpy", "products")}
-        work = max(values(rounds, f"{algorithm} products", "mflops"), default=float("nan"))
+        work = max(values(rounds, f"{algorithm} products", "mflops"), default=0.0)
         for who in ("ours", "d3rlpy"):
             if own := times[who]:
                 middle, drawing = statistics.median(own), values(rounds, f"{algorithm} {who}", "ms_drawing")
@@ -114,7 +114,7 @@ def offline_speed(lines: list[dict]) -> list[str]:
                     f"{statistics.median(drawing):.2f}",
                 )
                 floor = f"{statistics.median(times['products']):.2f}" if who == "ours" and times["products"] else "-"
-                share = f"{100 * work / middle / peak:.0f} %"
+                share = f"{100 * work / middle / peak:.0f} %" if work else "-"
                 table.append(row(algorithm, who, *cells, floor, ratio(times["d3rlpy"], own), share))
     table += ["", *head("base", "one seed", f"{offline.SEEDS} seeds, stacked", "times faster")]
     for algorithm in offline.TIMED:
@@ -122,7 +122,8 @@ def offline_speed(lines: list[dict]) -> list[str]:
         if one and stacked:
             cells = (f"{statistics.median(own):.3f} ({spread(own, '.3f')})" for own in (one, stacked))
             table.append(row(algorithm, *cells, ratio(one, stacked)))
-    return table + made({**lines[-1], "rounds": rounds})
+    alike = [line["round"] for line in lines if line["command"] == lines[0]["command"]]
+    return table + made({**lines[0], "rounds": alike})
 
 
 def offline_scores(lines: list[dict]) -> list[str]:
