@@ -17,7 +17,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from palaestra.algorithm import Algorithm, above, add_buffer, between, expressed, mix, reprioritise, with_layout
+from palaestra.algorithm import (
+    Algorithm,
+    above,
+    add_buffer,
+    between,
+    expressed,
+    given_by,
+    mix,
+    reprioritise,
+    with_layout,
+)
 from palaestra.data.layouts import n_steps
 from palaestra.data.priorities import Proportional
 from palaestra.functional.schedules import linear
@@ -33,7 +43,10 @@ def n_step(algorithm: Algorithm, n: int = 3, buffer: str = "replay") -> Algorith
     """
     if n < 1:
         raise ValueError(f"n-step: n is {n}; it must be at least 1")
-    for name in (buffer, *algorithm.buffers[buffer].shares):
+    rows = algorithm.buffers.get(buffer)
+    if rows is not None and "mask" in given_by(rows.layout):
+        raise ValueError(f"n-step does not fit {algorithm}: its rows are windows of several steps already")
+    for name in (buffer, *(rows.shares if rows else ())):
         algorithm = with_layout(algorithm, name, partial(n_steps, n=n))
     return algorithm
 
@@ -72,5 +85,7 @@ def prior_data(algorithm: Algorithm, share: float = 0.5, buffer: str = "replay")
         share: of the rows of a batch, in (0, 1).
         buffer: whose batches; its layout and priorities are those of the dataset's rows too.
     """
+    if "dataset" in algorithm.buffers:
+        raise ValueError(f"prior-data does not fit {algorithm}: it draws from a dataset already")
     rows = replace(algorithm.buffers[buffer], shares={})
     return mix(add_buffer(algorithm, "dataset", rows), buffer, dataset=share)

@@ -116,6 +116,8 @@ def normalised_obs(algorithm: Algorithm, clip: float = 10.0) -> Algorithm:
         clip: largest standardised number.
     """
     above(0, clip=clip)
+    if "obs_statistics" in algorithm.networks:
+        raise ValueError(f"normalised-obs does not fit {algorithm}: it standardises observations already")
     measured = add_networks(algorithm, obs_statistics=obs_statistics(clip))
     algorithm = replace_policy(measured, partial(acting, policy=algorithm.policy))
     if algorithm.schedule.epochs:

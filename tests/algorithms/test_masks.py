@@ -99,7 +99,11 @@ class Tempted(nn.Module):
         return torch.cat((said[..., :-1], (said[..., -1] + more).unsqueeze(-1)), -1)
 
 
-@pytest.mark.parametrize("expression", [*(b for b in BASES if "target_critic" in parse(small(b)).networks), *DOUBLE])
+# iql bootstraps from the value of a state, and asks its target critics of logged actions alone.
+LOOKS_AHEAD = [b for b in BASES if "target_critic" in parse(small(b)).networks and b != "iql-discrete"]
+
+
+@pytest.mark.parametrize("expression", [*LOOKS_AHEAD, *DOUBLE])
 def test_no_forbidden_action_is_bootstrapped_from(expression):
     base, _, method = expression.partition("+")
     run = run_for(small(base, **SETTINGS) + (f"+{method}" if method else ""), 200)

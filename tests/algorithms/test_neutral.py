@@ -99,7 +99,7 @@ def test_priorities_without_sharpness_are_uniform():
         online.advance()
     replay = online.replays["replay"]
     steps = replay.kind == 1
-    assert torch.equal(replay.trees[0].get(torch.arange(replay.capacity)), steps.double())
+    assert torch.equal(replay.prioritised.trees[0].get(torch.arange(replay.capacity)), steps.double())
     batch = replay.sample(20_000, generator(0, "test"), online.learner.nets.clock)
     assert torch.equal(batch["weight"], torch.ones(20_000))
     counts = torch.bincount(batch["index"], minlength=replay.capacity)[steps].double()
@@ -117,8 +117,8 @@ def test_full_correction_undoes_what_priorities_change():
         online.advance()
     replay: Replay = online.replays["replay"]
     index = (replay.kind == 1).nonzero().squeeze(1)
-    probability = replay.trees[0].get(index) / replay.trees[0].total
-    weight = replay.priorities[0][0].weight(probability, int(replay.rows[0]), online.learner.nets.clock)
+    probability = replay.prioritised.trees[0].get(index) / replay.prioritised.trees[0].total
+    weight = replay.prioritised.priorities[0][0].weight(probability, int(replay.rows[0]), online.learner.nets.clock)
     product = probability * weight
     assert probability.max() > 1.5 * probability.min()
     assert torch.allclose(product, product[0].expand_as(product), rtol=1e-5)

@@ -112,7 +112,7 @@ def test_the_likeliest_expert_is_deployed():
 
 @pytest.mark.parametrize("base", ["td3", "sac-discrete", "ppo"])
 def test_it_fits_sac_alone(base):
-    with pytest.raises(ValueError, match="Gaussian actor of sac"):
+    with pytest.raises(ValueError, match="pmoe does not fit"):
         parse(f"{base}+pmoe")
 
 
