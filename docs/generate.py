@@ -11,6 +11,7 @@ import re
 import shutil
 import textwrap
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ from palaestra.comparison.figure import drawn
 from palaestra.comparison.report import number
 from palaestra.expression import Entry, catalogue, parse
 from palaestra.learner import build
+from palaestra.loops.filled import DATASET
 
 REFERENCE = Path(__file__).parent / "reference"
 WORLDS = {"continuous": "Pendulum-v1", "discrete": "CartPole-v1"}
+OFFLINE = (
+    "bc", "gaussian-bc", "percentile-bc", "td3-bc", "iql", "iql-discrete", "xql", "cql", "cal-ql", "cql-discrete",
+    "decision-transformer", "return-conditioned",
+)  # fmt: skip
 HEADINGS = {"Papers": "Papers", "Paper": "Papers", "Traps": "Traps", "Differs from the paper": "Differs from the paper"}
 SETTING = re.compile(r"(\w+(?:, \w+)*): (.+)")
 ELSEWHERE = re.compile(r" Arguments as (?:there|`[\w-]+`)(?:\.|, and)$")  # the table of settings has them all
@@ -164,7 +170,15 @@ def page(entry: Entry, bases: list[str]) -> str:
     lines += ["## Parts", f"```console\n$ palaestra show {expression}\n{shown(expression)}\n```"]
     env, steps = WORLDS[actions(value)], max(20_000, 2 * value.schedule.start)  # half of them random at most
     quoted = f'"{expression}"' if "(" in expression else expression
-    lines += ["## Run it", f"```console\n$ palaestra train {quoted} --env {env} --steps {steps}\n```"]
+    ground = f"--env {env} --steps {steps}"
+    commands = [f"palaestra train {quoted} {ground}"]
+    if DATASET in value.buffers or expression.partition("+")[0] in OFFLINE:
+        commands = [f"palaestra dataset make {env} --quality medium --steps 20000 --out log.hdf5"]
+        ground = (
+            f"--dataset log.hdf5 --steps {steps}" if DATASET not in value.buffers else f"{ground} --dataset log.hdf5"
+        )
+        commands += [f"palaestra train {quoted} {ground}"]
+    lines += ["## Run it", "```console\n" + "\n".join(f"$ {command}" for command in commands) + "\n```"]
     source = entry.reference.partition(":")[0].replace(".", "/") + ".py"
     lines += [f"Source: `{source}`."]
     return "\n\n".join(lines) + "\n"
@@ -207,6 +221,24 @@ def staleness(result: dict[str, Any]) -> str:
     return "The code is the one that was run."
 
 
+def of_claim(slug: str) -> Doc:
+    """The docstring of the file that a claim is in."""
+    return taken_apart(import_module(CLAIMS[slug]).__doc__ or "", settings=False)
+
+
+def source_of(doc: Doc) -> str:
+    """The first paper that a docstring names, to its year."""
+    source = doc.sections.get("Papers", "").partition(";")[0].partition("(20")
+    return "".join(source[:2]) + source[2][:3]
+
+
+def claim_page(slug: str) -> str:
+    """The page of a claim that is about data or measurement, and changes no algorithm."""
+    doc = of_claim(slug)
+    lines = [f"# {slug}", doc.title, *doc.prose, doc.sections.get("Papers", ""), *verdict(claim_of(slug))]
+    return "\n\n".join([*filter(None, lines), f"Source: `{CLAIMS[slug].replace('.', '/')}.py`."]) + "\n"
+
+
 def papers(methods: dict[str, Any]) -> str:
     """The table of all papers whose claim is listed."""
     lines = [
@@ -216,8 +248,11 @@ def papers(methods: dict[str, Any]) -> str:
     rows = []
     for slug in CLAIMS:
         claim, result = claim_of(slug), kept(claim_of(slug)) or {}
-        entry, bases = methods[slug]
-        parts = ", ".join(changed_parts(parse(bases[0]), parse(f"{bases[0]}+{slug}")))
+        parts, paper = "", source_of(of_claim(slug))
+        if slug in methods:
+            entry, bases = methods[slug]
+            parts = ", ".join(changed_parts(parse(bases[0]), parse(f"{bases[0]}+{slug}")))
+            paper = source_of(described(entry)[1])
         took = f"{result['seconds'] / 60:.0f} min" if result else ""
         told = f"{result['verdict']} ({result['scale']})" if result else "not run yet"
         fresh = (
@@ -225,9 +260,8 @@ def papers(methods: dict[str, Any]) -> str:
             if result
             else ""
         )
-        source = described(entry)[1].sections.get("Papers", "").partition(";")[0].partition("(20")
         rows.append(
-            f"| [`{slug}`]({slug}.md) | {cell(''.join(source[:2]) + source[2][:3])} | {parts} | {cell(claim.says)} "
+            f"| [`{slug}`]({slug}.md) | {cell(paper)} | {parts} | {cell(claim.says)} "
             f"| {told} | {result.get('date', '')} | {took} | {fresh} |"
         )
     table = ["| Method | Paper | Changes | Claim | Verdict | Run on | Took | Code |", "| --- " * 8 + "|", *rows]
@@ -256,6 +290,7 @@ def main() -> None:
     methods = {slug: (entry, fits(entry)) for slug, entry in ours("methods").items()}
     pages = {slug: page(entry, []) for slug, (entry, _) in algorithms.items()}
     pages |= {slug: page(entry, bases) for slug, (entry, bases) in methods.items()}
+    pages |= {slug: claim_page(slug) for slug in CLAIMS if slug not in pages}
     for slug, text in {"index": index(algorithms, methods), "papers": papers(methods), **pages}.items():
         (REFERENCE / f"{slug}.md").write_text(text, encoding="utf-8")
     print(f"wrote {len(pages) + 2} pages into {REFERENCE}")

@@ -3,6 +3,8 @@
 A scripted controller shows the way through a large maze. In one arm what it does is what happens; in the other each
 action is disturbed before the world takes it, so that the controller has to come back, and shows how: recorded is what
 it meant to do. Both arms get as many transitions, and both clones are judged where the world is disturbed a little.
+
+Paper: Belkhale, Cui and Sadigh, "Data Quality in Imitation Learning" (2023).
 """
 
 from __future__ import annotations

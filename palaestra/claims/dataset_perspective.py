@@ -3,6 +3,8 @@
 One online run a seed gives two datasets of as many steps: what its greedy policy does in the end, whose trajectory
 quality TQ is 1, and the run's replay, whose returns are lower and whose state-action coverage SACo is 1. The same dqn
 then learns from either, without the environment. TQ is 0 for random actions; both ones are by definition.
+
+Paper: Schweighofer et al., "A Dataset Perspective on Offline Reinforcement Learning" (2022).
 """
 
 from __future__ import annotations
