@@ -90,22 +90,6 @@ class Dataset:
         """The undiscounted return of each episode, float64 [E]."""
         return np.add.reduceat(np.asarray(self.columns["reward"], np.float64), self.first)
 
-    def to_go(self, gamma: float = 1.0) -> np.ndarray:
-        """`sum_k gamma^k r_{t+k}` to the end of the episode, float64 [R]; 0 in the slots of final observations."""
-        found = np.zeros(self.slots)
-        reward = np.asarray(self.columns["reward"], np.float64)
-        # All episodes at once, from the last step to the first: as many passes as the longest has steps.
-        order = np.argsort(-self.lengths, kind="stable")
-        lengths, last = self.lengths[order], (self.first + self.lengths)[order]
-        for back in range(1, int(lengths[0]) + 1 if len(lengths) else 0):
-            at = last[: np.searchsorted(-lengths, -back, side="right")] - back
-            found[at] = reward[at] + gamma * found[at + 1]
-        return found
-
-    def clock(self) -> np.ndarray:
-        """How many steps an episode had before each slot, int64 [R]."""
-        return np.arange(self.slots) - np.repeat(self.first, self.lengths + 1)
-
     def episode(self, number: int) -> dict[str, np.ndarray]:
         """One episode: observations [T + 1, ...], everything else [T, ...]."""
         begin, length = int(self.first[number]), int(self.lengths[number])

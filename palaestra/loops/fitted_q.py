@@ -52,7 +52,7 @@ def td(nets: Nets, b: Columns, gamma: float) -> Tensor:
 
 
 def nobody(nets: Nets, obs: Obs, memory: Memory, rng: torch.Generator | None) -> tuple[Tensor, Columns, Memory]:
-    raise NotImplementedError("fitted Q evaluation judges another's actions and has none of its own")
+    raise RuntimeError("fitted Q evaluation judges another's actions and has none of its own")
 
 
 def fitted_q(action: Space, gamma: float, hidden: Sequence[int] = (64, 64), lr: float = 1e-3) -> Algorithm:

@@ -33,15 +33,11 @@ def test_an_observation_is_kept_once():
     assert (data.episodes, data.steps, data.slots) == (2, 5, 7)
     assert data.first.tolist() == [0, 4]
     assert data.is_step.tolist() == [True, True, True, False, True, True, False]
-    assert data.clock().tolist() == [0, 1, 2, 3, 0, 1, 2]
 
 
 def test_what_episodes_are_worth():
     data = two()
     assert data.returns().tolist() == [7, 24]
-    # by hand: 4, 2 + 4/2, 1 + 4/2; 16, 8 + 16/2
-    assert data.to_go(0.5).tolist() == [3, 4, 4, 0, 16, 16, 0]
-    assert data.to_go().tolist() == [7, 6, 4, 0, 24, 16, 0]
 
 
 def test_an_episode_comes_back_as_it_was():

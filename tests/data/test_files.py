@@ -193,7 +193,7 @@ def test_a_shuffled_buffer_is_steps_of_their_own() -> None:
     data = dataset((7, 5, 6))
     rows, order = logged(data), np.random.default_rng(1).permutation(18)
     again = from_arrays({name: array[order] for name, array in rows.items()})
-    begins = again.first[np.repeat(np.arange(again.episodes), again.lengths)] + again.clock()[again.is_step]
+    begins = np.flatnonzero(again.is_step)
     np.testing.assert_array_equal(again.columns["obs"][begins + 1], rows["next_observations"][order])
     np.testing.assert_array_equal(again.columns["terminated"][begins], rows["terminals"][order])
 
