@@ -37,7 +37,7 @@ TD3 := td3(lr=1e-3, gamma=0.95, tau=0.05, policy_delay=6, exploration_noise=0.3,
 
 quickstart: install  ## Does a teacher's trajectory help td3 in a maze? A verdict within three minutes
 	rm -rf quickstart
-	$(BIN)/palaestra compare "$(TD3)" "$(TD3)+s3rl(steps=6000, length=25, every=2)" --env palaestra/PointMazeUTurn-v0 \
+	$(BIN)/palaestra compare "$(TD3)" "$(TD3)+snapshotrl(steps=6000, length=25, every=2)" --env palaestra/PointMazeUTurn-v0 \
 		--steps 8000 --group 5 --max-groups 2 --episodes 5 --out quickstart
 	@echo "Open quickstart/report.html; its picture is quickstart/figure.png."
 

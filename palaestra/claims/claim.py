@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from palaestra.comparison import Function
+from palaestra.data.dataset import Dataset
 
 SCALES = ("smoke", "cpu", "paper")
 DIRECTIONS = ("larger", "smaller")
@@ -42,6 +43,8 @@ class Claim:
             cores, "paper" is the original setting.
         measure: "auc", "final" or "best" of the evaluations; for functions the name in what they give.
         direction: "larger" or "smaller": what the paper says of the treatment's score.
+        dataset: makes what arms that are expressions learn from, where they do not learn in the world: the same for all
+            seeds. `steps` are then updates.
         differs: from the paper, in world, networks and budgets.
         tried: what was tried where the verdict is not "confirmed", and how both arms were tuned.
     """
@@ -54,6 +57,7 @@ class Claim:
     scales: Mapping[str, Scale]
     measure: str = "auc"
     direction: str = "larger"
+    dataset: Callable[[], Dataset] | None = None
     differs: str = ""
     tried: str = ""
 
@@ -64,3 +68,5 @@ class Claim:
             raise ValueError(f"{self.slug}: scales lacks {missing[0]!r}")
         if isinstance(self.baseline, str) != isinstance(self.treatment, str):
             raise ValueError(f"{self.slug}: baseline and treatment must both be expressions, or both functions")
+        if self.dataset is not None and not isinstance(self.baseline, str):
+            raise ValueError(f"{self.slug}: dataset is for expressions; functions make their own")

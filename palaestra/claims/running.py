@@ -13,6 +13,7 @@ from palaestra.claims.claim import SCALES, Claim
 from palaestra.claims.results import KEPT, code, keep, kept, kernel
 from palaestra.comparison import Comparison, compare
 from palaestra.comparison.running import TRAINING
+from palaestra.data.files import read, write
 from palaestra.evaluation.measures import MEASURES
 from palaestra.expression import nearest
 from palaestra.processes import Listen
@@ -71,6 +72,8 @@ def run(
     size = claim.scales[scale]
     if unknown := [name for name in size.train if name not in TRAINING]:
         raise ValueError(f"{claim.slug}: scale {scale!r} has train={unknown[0]!r}; {nearest(unknown[0], TRAINING)}")
+    folder = Path(out) if out is not None else Path("claims") / f"{claim.slug}-{scale}"
+    data = {"dataset": str(_dataset(claim, folder))} if claim.dataset else {}
     of_expressions = isinstance(claim.baseline, str)
     arms = [claim.baseline, claim.treatment] if of_expressions else None
     comparison = compare(
@@ -82,16 +85,27 @@ def run(
         max_groups=size.max_groups,
         measure=claim.measure if claim.measure in MEASURES else "final",
         score="episode_return" if claim.measure in MEASURES else claim.measure,
-        out=Path(out) if out is not None else Path("claims") / f"{claim.slug}-{scale}",
+        out=folder,
         threads=threads,
         stamp={"code": code(claim), "kernel": kernel()},  # of when it began: what goes on with other code is no result
         listen=listen,
         **size.train,
+        **data,
     )
     result = _result(claim, scale, comparison)
     if record:
         keep(result)
     return {**result, "report": str(comparison.report)}
+
+
+def _dataset(claim: Claim, folder: Path) -> Path:
+    """The file of the claim's dataset, made where it is not there yet: beside the comparison, and named after it."""
+    assert claim.dataset is not None
+    path = folder.with_name(f"{folder.name}-dataset.hdf5")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(claim.dataset(), path)
+    return path
 
 
 def _result(claim: Claim, scale: str, comparison: Comparison) -> dict[str, Any]:
@@ -101,6 +115,9 @@ def _result(claim: Claim, scale: str, comparison: Comparison) -> dict[str, Any]:
     told = {"larger": "smaller", "smaller": "larger"}.get(decision["decision"], "undecided")
     verdict = "undecided" if told == "undecided" else "confirmed" if told == claim.direction else "contradicted"
     arms = {name: {k: v for k, v in arm.items() if k != "calls"} for name, arm in summary["arms"].items()}
+    plan = {key: value for key, value in summary["plan"].items() if key not in ("arms", "stamp")}
+    if claim.dataset:  # by its content: where the file lay is nobody's business
+        plan["training"] = {**plan["training"], "dataset": read(plan["training"]["dataset"]).hash}
     return {
         "slug": claim.slug,
         "scale": scale,
@@ -120,7 +137,7 @@ def _result(claim: Claim, scale: str, comparison: Comparison) -> dict[str, Any]:
         },
         "scores": {name: dict(zip(map(str, arm["seeds"]), arm["scores"], strict=True)) for name, arm in arms.items()},
         "seconds": summary["seconds"],
-        "plan": {key: value for key, value in summary["plan"].items() if key not in ("arms", "stamp")},
+        "plan": plan,
         "arms": arms,
         "decisions": summary["decisions"],
         "provenance": {key: summary["provenance"].get(key) for key in PROVENANCE},

@@ -25,7 +25,7 @@ class Fixed:
         buffer: its layout and its priorities, which are copied. Its capacity does not count.
         dataset: what is in it. Observations and actions are given as `border` gives them to networks.
         border: of the dataset's spaces.
-        columns: further columns [R, ...], by name; one that the dataset has too is replaced.
+        columns: further columns [R, ...], by name, as networks get them; one that the dataset has too is replaced.
         seeds: how many draw from it, each by its own generator and with its own priorities.
     """
 
@@ -41,7 +41,8 @@ class Fixed:
         self.device = border.device
         self.columns = columns_of(dataset, border) | (columns or {})
         self.scale: tuple[Tensor, Tensor] | None = None
-        if isinstance(dataset.action_space, Box) and ((border.half != 1) | (border.middle != 0)).any():
+        given = columns is not None and "action" in columns
+        if isinstance(dataset.action_space, Box) and not given and ((border.half != 1) | (border.middle != 0)).any():
             # On the fly: a copy of a memory-mapped column would be as large as the file.
             numbers = (border.middle, np.where(border.half > 0, 1 / np.maximum(border.half, 1e-300), 1.0))
             middle, per_unit = (torch.tensor(x, dtype=torch.float32, device=self.device) for x in numbers)

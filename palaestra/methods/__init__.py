@@ -4,7 +4,7 @@ METHODS: dict[str, str] = {
     "snapshotrl": "palaestra.methods.curriculum.snapshotrl:snapshotrl",
     "snapshotrl-classified": "palaestra.methods.curriculum.snapshotrl:snapshotrl_classified",
     "snapshotrl-truncated": "palaestra.methods.curriculum.snapshotrl:snapshotrl_truncated",
-    "s3rl": "palaestra.methods.curriculum.snapshotrl:s3rl",
+    "snapshotrl-uniform": "palaestra.methods.curriculum.snapshotrl:snapshotrl_uniform",
     "pmoe": "palaestra.methods.online.pmoe:pmoe",
     "props": "palaestra.methods.online.props:props",
     "robust-on-policy-sampling": "palaestra.methods.online.props:robust_on_policy_sampling",

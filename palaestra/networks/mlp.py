@@ -10,6 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# Rows that go through an ensemble at once on a processor: what they become between layers stays in its cache, forward
+# and backward, and in memory that it holds already. An update of `cql`, 7,936 rows, takes 0.8 of the time; those of 16
+# stacked seeds of 64 units 0.4 to 0.6.
+PIECE = 512
+
 Activation = str | Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,  # in place: what comes out of a linear layer is nobody else's
@@ -85,6 +90,11 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         """Of all members, or of the `first` so many alone."""
+        if len(x) > PIECE and x.device.type == "cpu":
+            return torch.cat([self._together(piece, first) for piece in x.split(PIECE)], 1)
+        return self._together(x, first)
+
+    def _together(self, x: Tensor, first: int | None) -> Tensor:
         x = x.expand(first or self.members, *x.shape)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -19,7 +19,7 @@ from palaestra.data.replay import Replay
 from palaestra.functional.targets import huber, squared
 from palaestra.learner import Learner, generator
 from palaestra.loops.online import Online
-from palaestra.methods.curriculum.snapshotrl import s3rl, snapshotrl
+from palaestra.methods.curriculum.snapshotrl import snapshotrl, snapshotrl_uniform
 from palaestra.methods.exploration.mex import mex, mex_without_baseline
 from palaestra.methods.online.pmoe import pmoe
 from palaestra.methods.online.props import props
@@ -207,7 +207,7 @@ def test_double_is_plain_where_the_target_is_the_network(base):
     assert_not_same(after(double(slow), "discrete", given), after(slow, "discrete", given))
 
 
-@pytest.mark.parametrize("method", [snapshotrl, s3rl])
+@pytest.mark.parametrize("method", [snapshotrl, snapshotrl_uniform])
 @pytest.mark.parametrize(("base", "world"), BASES)
 def test_no_steps_from_snapshots_are_the_base(base, world, method):
     plain = run(base(**SETTINGS), world)

@@ -9,6 +9,8 @@ import palaestra as pal
 from palaestra.claims import CLAIMS, results
 from palaestra.claims.claim import Claim, Scale
 from palaestra.claims.running import claim_of, run
+from palaestra.data.dataset import Dataset
+from palaestra.factories.datasets import make_dataset
 from palaestra.runs.files import from_json
 
 SMALL = {scale: Scale(steps=1, max_groups=1) for scale in ("smoke", "cpu", "paper")}
@@ -96,3 +98,19 @@ def test_kept_results_are_whole() -> None:
         groups, size = result["measured"]["groups"], result["plan"]["group"]
         assert all(len(scores) == groups * size for scores in result["scores"].values())
         assert result["provenance"]["git"] is not None
+
+
+def random_maze() -> Dataset:
+    return make_dataset("palaestra/PointMazeUMaze-v0", "random", 60)
+
+
+def test_arms_learn_from_the_dataset_of_a_claim(tmp_path: Path) -> None:
+    small = {"train": {"episodes": 1}, "group": 2, "max_groups": 1}
+    scales = {scale: Scale(steps=4, **small) for scale in ("smoke", "cpu", "paper")}  # type: ignore[arg-type]
+    arms = "bc(hidden=(4,), batch_size=4)", "td3-bc(hidden=(4,), batch_size=4)"
+    claim = Claim("props", "It says so.", *arms, "palaestra/PointMazeUMaze-v0", scales, dataset=random_maze)
+    result = run(claim, "cpu", out=tmp_path / "out", threads=1, record=False)
+    assert result["plan"]["training"]["dataset"] == random_maze().hash
+    assert str(tmp_path) not in repr({key: value for key, value in result.items() if key != "report"})
+    with pytest.raises(ValueError, match="functions make their own"):
+        Claim("x", "", three, four, "a phrase", SMALL, dataset=random_maze)

@@ -129,13 +129,16 @@ TRAINED: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("given", "names"),
     [
-        (["td3(lr=1e-3)", "td3(lr=1e-3)+s3rl(every=2)"], ["td3", "td3+s3rl"]),
+        (["td3(lr=1e-3)", "td3(lr=1e-3)+snapshotrl(every=2)"], ["td3", "td3+snapshotrl"]),
         (
             ["td3(lr=1e-3, start=9)", "td3(lr=1e-4, start=9)", "sac(start=9)"],
             ["td3(lr=0.001)", "td3(lr=0.0001)", "sac"],
         ),
         (["td3", "td3(lr=1e-3)"], ["td3", "td3(lr=0.001)"]),
-        (["td3+s3rl(every=2)", "td3+s3rl(every=3)"], ["td3+s3rl(every=2)", "td3+s3rl(every=3)"]),
+        (
+            ["td3+snapshotrl(every=2)", "td3+snapshotrl(every=3)"],
+            ["td3+snapshotrl(every=2)", "td3+snapshotrl(every=3)"],
+        ),
         (["dqn", "dqn+n-step(n=2)", "dqn+n-step(n=3)+double"], ["dqn", "dqn+n-step(n=2)", "dqn+n-step+double"]),
         ({"mine": "td3", "yours": "td3(lr=1e-3)"}, ["mine", "yours"]),
     ],

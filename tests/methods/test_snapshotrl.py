@@ -20,10 +20,10 @@ from palaestra.methods.curriculum.snapshotrl import (
     Snapshots,
     probabilities,
     return_to_go,
-    s3rl,
     snapshotrl,
     snapshotrl_classified,
     snapshotrl_truncated,
+    snapshotrl_uniform,
 )
 from palaestra.runs import RunError
 from palaestra.stored import load
@@ -111,12 +111,12 @@ def test_episodes_are_short_until_the_phase_ends_and_then_the_environments_own()
 
 
 def test_the_environments_own_limit_holds_from_the_snapshot_on():
-    run = run_of(snapshotrl(td3(**SMALL), steps=1_000), PENDULUM)
+    run = run_of(snapshotrl_uniform(td3(**SMALL), steps=1_000), PENDULUM)
     assert lengths(run, 800) == [(0, 200), (1, 200)] * 2
 
 
 def test_what_is_cut_off_is_truncated():
-    run = run_of(s3rl(td3(**SMALL), steps=40, length=7), PENDULUM, copies=1)
+    run = run_of(snapshotrl(td3(**SMALL), steps=40, length=7), PENDULUM, copies=1)
     run.advance()
     rows = [run.source.step(torch.zeros(1, 1)) for _ in range(39)]
     assert [t for t, row in enumerate(rows, 2) if row["truncated"]] == [7, 14, 21, 28, 35, 40]
@@ -125,7 +125,7 @@ def test_what_is_cut_off_is_truncated():
 
 def test_returns_are_the_students_own():
     """A cart-pole pays 1 a step: a return that counted the teacher's steps would be longer than its episode."""
-    run = run_of(s3rl(dqn(start=1_000, **SMALL), steps=300, length=15), CART)
+    run = run_of(snapshotrl(dqn(start=1_000, **SMALL), steps=300, length=15), CART)
     while run.env_steps < 300:
         run.advance()
     episodes = run.source.finished()
@@ -138,7 +138,7 @@ def test_returns_are_the_students_own():
 
 @pytest.mark.parametrize("world", [MAZE, CART, PENDULUM, "palaestra/MountainCar-v0"])
 def test_the_environment_is_only_borrowed(world):
-    run = run_of(snapshotrl(dqn(**SMALL) if "Car" in world else td3(**SMALL), steps=0), world)
+    run = run_of(snapshotrl_uniform(dqn(**SMALL) if "Car" in world else td3(**SMALL), steps=0), world)
     untouched, env = get_state(run.source.env), run.source.env
     teacher = Controller(env)
     episodes = [e for one in played(env, teacher, [[1, 2], [3, 4], [1, 2]], every=3) for e in one]
@@ -153,7 +153,7 @@ def test_the_environment_is_only_borrowed(world):
 
 def test_a_student_gets_there_from_where_its_teacher_was():
     """The last states of the controller's episodes in a maze are a few steps from the goal."""
-    run = run_of(snapshotrl(td3(**SMALL), every=1))
+    run = run_of(snapshotrl_uniform(td3(**SMALL), every=1))
     run.begin()
     own = snapshots_of(run)
     gap = [np.hypot(*(state[:2] - state[4:6])) for state in own.states]
@@ -162,26 +162,26 @@ def test_a_student_gets_there_from_where_its_teacher_was():
 
 def test_the_steps_of_the_teacher_are_recorded_and_not_the_students():
     rows = []
-    run = run_of(s3rl(small_td3(), steps=20, episodes=3), HILL, copies=1, seeds=(4, 5))
+    run = run_of(snapshotrl(small_td3(), steps=20, episodes=3), HILL, copies=1, seeds=(4, 5))
     online(run, 40, record=rows.append)
     prepared = [row for row in rows if row["kind"] == "prepared"]
     assert [row["seed"] for row in prepared] == [4, 5]
     assert all(row["env_steps"] == 0 and row["teacher_steps"] > 30 for row in prepared)
     assert run.env_steps == 40
     assert rows[0] == prepared[0]
-    alone = run_of(s3rl(small_td3(), steps=20, episodes=3), HILL, copies=1, seeds=(5,))
+    alone = run_of(snapshotrl(small_td3(), steps=20, episodes=3), HILL, copies=1, seeds=(5,))
     assert alone.begin() == {5: {"teacher_steps": prepared[1]["teacher_steps"]}}
     assert as_text(snapshots_of(alone).states) == as_text(snapshots_of(run, 1).states)
 
 
 def test_without_a_phase_no_teacher_plays():
-    run = run_of(s3rl(small_td3(), teacher="runs/nowhere", steps=0))
+    run = run_of(snapshotrl(small_td3(), teacher="runs/nowhere", steps=0))
     assert run.begin() == {0: {}}
 
 
 def test_a_run_is_a_teacher(tmp_path):
     teacher = train("td3(start=50, hidden=(8,))", PENDULUM, 60, out=tmp_path / "teacher", episodes=1)
-    run = run_of(s3rl(small_td3(), teacher=str(teacher.folder), steps=50), PENDULUM, policies=load)
+    run = run_of(snapshotrl(small_td3(), teacher=str(teacher.folder), steps=50), PENDULUM, policies=load)
     assert run.begin() == {0: {"teacher_steps": 2_000}}  # ten episodes of 200
     policy = load(teacher.folder)
     own = snapshots_of(run)
@@ -196,17 +196,17 @@ def test_a_run_is_a_teacher(tmp_path):
 
 def test_what_cannot_teach_says_so(tmp_path):
     with pytest.raises(ValueError, match="nothing here opens a run's folder"):
-        run_of(s3rl(small_td3(), teacher="runs/best")).begin()
+        run_of(snapshotrl(small_td3(), teacher="runs/best")).begin()
     with pytest.raises(RunError, match="there is no such run"):
-        run_of(s3rl(small_td3(), teacher=str(tmp_path / "nowhere")), policies=load).begin()
+        run_of(snapshotrl(small_td3(), teacher=str(tmp_path / "nowhere")), policies=load).begin()
     with pytest.raises(ValueError, match="PendulumEnv has no controller"):
-        run_of(s3rl(small_td3()), "Pendulum-v1").begin()
+        run_of(snapshotrl(small_td3()), "Pendulum-v1").begin()
     counting = SyncVectorEnv([lambda: Counting([3], ["terminates"])], autoreset_mode=AutoresetMode.DISABLED)
     with pytest.raises(ValueError, match=r"a teacher cannot borrow this environment: .*Counting is unknown"):
-        Online(s3rl(small_td3(), teacher="a run"), counting, policies=lambda name: Pushing(np.zeros(1))).begin()
+        Online(snapshotrl(small_td3(), teacher="a run"), counting, policies=lambda name: Pushing(np.zeros(1))).begin()
     for wrong in ({"length": 0}, {"episodes": 0}, {"every": 0}, {"classes": 0}, {"gamma": 1.5}, {"steps": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} is"):
-            s3rl(small_td3(), **wrong)
+            snapshotrl(small_td3(), **wrong)
 
 
 class Pushing:
@@ -231,7 +231,7 @@ class Pushing:
     ],
 )
 def test_gymnasiums_worlds(world, base, action):
-    run = run_of(s3rl(base, teacher="runs/one", length=5), world, policies=lambda name: Pushing(action))
+    run = run_of(snapshotrl(base, teacher="runs/one", length=5), world, policies=lambda name: Pushing(action))
     told = run.begin()
     own, env = snapshots_of(run), run.source.env
     assert told[0]["teacher_steps"] >= 80
@@ -250,7 +250,7 @@ def test_gymnasiums_worlds(world, base, action):
 # ------------------------------------------------------------------------------------------------ whole runs
 
 
-@pytest.mark.parametrize("method", [snapshotrl, snapshotrl_classified, snapshotrl_truncated, s3rl])
+@pytest.mark.parametrize("method", [snapshotrl, snapshotrl_classified, snapshotrl_truncated, snapshotrl_uniform])
 @pytest.mark.parametrize(
     ("base", "world"),
     [
@@ -272,7 +272,7 @@ def test_any_base_learns_on_through_the_switch(method, base, world):
 @pytest.mark.parametrize("at", [15, 60])
 def test_resume_is_exact_and_asks_no_teacher(seeds, at):
     def fresh(policies):
-        algorithm = s3rl(small_td3(), teacher="runs/one", steps=80, length=9, every=3)
+        algorithm = snapshotrl(small_td3(), teacher="runs/one", steps=80, length=9, every=3)
         return run_of(algorithm, PENDULUM, seeds=seeds, policies=policies)
 
     def pushing(name):
@@ -293,7 +293,7 @@ def test_resume_is_exact_and_asks_no_teacher(seeds, at):
 def test_a_run_that_stopped_goes_on_bit_for_bit(tmp_path):
     settings = {"evaluate_every": 40, "log_every": 30, "checkpoint_every": 50, "episodes": 2, "seeds": [0, 1]}
     settings |= {"together": "stacked", "threads": 1}
-    expression = "td3(start=20, hidden=(8,), batch_size=8)+s3rl(steps=90, length=20, every=2)"
+    expression = "td3(start=20, hidden=(8,), batch_size=8)+snapshotrl(steps=90, length=20, every=2)"
     whole = train(expression, MAZE, 150, out=tmp_path / "whole", **settings)
 
     class Stop(Exception):

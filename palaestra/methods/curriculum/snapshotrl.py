@@ -5,9 +5,9 @@
     classified:      P(snapshot) = 1 / (classes * snapshots of its class),    classes = k-means of v on the line
     v(snapshot) =    sum_i gamma^i r_{k+i} along the teacher's episode
 
-Paper: Zhao et al., "Snapshot Reinforcement Learning: Leveraging Prior Trajectories for Efficiency" (2024). `s3rl` is
-its S3RL; `snapshotrl_classified` is +SC alone and `snapshotrl_truncated` +STT alone. `steps` is T_snap, `length` L,
-`every` f, `episodes` E and `classes` k.
+Paper: Zhao et al., "Snapshot Reinforcement Learning: Leveraging Prior Trajectories for Efficiency" (2024). `snapshotrl`
+is S3RL, the form that it recommends; its parts alone are `snapshotrl_classified` (+SC), `snapshotrl_truncated` (+STT)
+and `snapshotrl_uniform` (neither). `steps` is T_snap, `length` L, `every` f, `episodes` E and `classes` k.
 
 The teacher plays before the student's first step, in the student's environment, which is then put back as it was: the
 student draws the same random numbers as without. The steps that this took are the `teacher_steps` of the run's
@@ -107,11 +107,13 @@ def snapshotrl(
     algorithm: Algorithm,
     teacher: str = "controller",
     steps: int = 100_000,
-    length: int = 1_000,
+    length: int = 100,
     episodes: int = 10,
     every: int = 10,
+    classes: int = 6,
+    gamma: float = 0.99,
 ) -> Algorithm:
-    """At first, episodes start in states that a teacher has been through, all of them as likely.
+    """At first, short episodes start in states that a teacher has been through, in rare ones more often.
 
     Args:
         teacher: "controller", the scripted one of our own worlds; or the folder of a run.
@@ -119,8 +121,11 @@ def snapshotrl(
         length: most steps of an episode that starts so.
         episodes: that the teacher plays.
         every: steps of the teacher from one state that is kept to the next.
+        classes: of states, by what followed for the teacher; a class is drawn first, then one of its states. There are
+            fewer where there are fewer values.
+        gamma: discount factor of what followed, in [0, 1].
     """
-    return first_state(algorithm, Snapshots(teacher, steps, length, episodes, every))
+    return first_state(algorithm, Snapshots(teacher, steps, length, episodes, every, classes, gamma))
 
 
 @expressed
@@ -134,12 +139,10 @@ def snapshotrl_classified(
     classes: int = 6,
     gamma: float = 0.99,
 ) -> Algorithm:
-    """As `snapshotrl`, with rare states more often: a class of values is drawn first, then one of its states.
+    """As `snapshotrl`, with episodes as long as others.
 
     Args:
-        teacher, steps, length, episodes, every: as for `snapshotrl`.
-        classes: of states, by what followed for the teacher; fewer where there are fewer values.
-        gamma: discount factor of what followed, in [0, 1].
+        teacher, steps, length, episodes, every, classes, gamma: as for `snapshotrl`.
     """
     return first_state(algorithm, Snapshots(teacher, steps, length, episodes, every, classes, gamma))
 
@@ -153,7 +156,7 @@ def snapshotrl_truncated(
     episodes: int = 10,
     every: int = 10,
 ) -> Algorithm:
-    """As `snapshotrl`, with short episodes.
+    """As `snapshotrl`, with all states as likely.
 
     Args:
         teacher, steps, length, episodes, every: as for `snapshotrl`.
@@ -162,19 +165,17 @@ def snapshotrl_truncated(
 
 
 @expressed
-def s3rl(
+def snapshotrl_uniform(
     algorithm: Algorithm,
     teacher: str = "controller",
     steps: int = 100_000,
-    length: int = 100,
+    length: int = 1_000,
     episodes: int = 10,
     every: int = 10,
-    classes: int = 6,
-    gamma: float = 0.99,
 ) -> Algorithm:
-    """SnapshotRL as its authors recommend it: rare states more often, and short episodes.
+    """As `snapshotrl`, with all states as likely and episodes as long as others.
 
     Args:
-        teacher, steps, length, episodes, every, classes, gamma: as for `snapshotrl_classified`.
+        teacher, steps, length, episodes, every: as for `snapshotrl`.
     """
-    return first_state(algorithm, Snapshots(teacher, steps, length, episodes, every, classes, gamma))
+    return first_state(algorithm, Snapshots(teacher, steps, length, episodes, every))

@@ -1,0 +1,1 @@
+"""Methods for logged data, on a base that learns from a dataset."""
