@@ -9,8 +9,9 @@ Settings are the recipes of `learning.py` and `peers_learning.py`: equal, and th
 Time is counted from when the updates are under way, so that warm-up, compilation and the first, random steps are left
 out. Nobody evaluates, logs or saves; every contestant sums up its episodes' returns, as its loop always does.
 
-Ours runs twice: in the same Gymnasium environments as the peers, `SyncVectorEnv` beside their `DummyVecEnv`, and in our
-own worlds, where there is one. The first compares loops; the second is what our own worlds make of them.
+Ours runs in the same Gymnasium environments as the peers, `SyncVectorEnv` beside their `DummyVecEnv`, and in our
+own worlds, where there is one; and in the first again with losses that `torch.compile` has fused. The first two compare
+loops; the other is what our own worlds make of them.
 SBX takes the same settings but for what it does not have: its DQN does not clip gradients.
 """
 
@@ -58,13 +59,13 @@ class Blocks:
         return {"steps_per_s": round(statistics.median(rates), 1), "best": round(max(rates), 1)}
 
 
-def ours(algorithm: str, world: str | None, blocks: Blocks) -> None:
+def ours(algorithm: str, world: str | None, compile: bool, blocks: Blocks) -> None:
     from palaestra.envs.make import make_vector
     from palaestra.expression import parse
     from palaestra.loops.online import Online
 
     recipe = RECIPES[algorithm]
-    run = Online(parse(recipe.expression), make_vector(world or recipe.env, recipe.environments))
+    run = Online(parse(recipe.expression), make_vector(world or recipe.env, recipe.environments), compile=compile)
     while blocks.at(run.env_steps):
         run.advance()
 
@@ -102,6 +103,7 @@ def contestants(algorithms: Sequence[str], threads: int, scale: float, peers_pyt
         options = (algorithm, "--threads", str(threads), "--scale", str(scale))
         env = RECIPES[algorithm].env
         commands[f"{algorithm} ours"] = (sys.executable, __file__, "ours", *options)
+        commands[f"{algorithm} ours, compiled"] = (sys.executable, __file__, "ours", *options, "--compile")
         if env in NATIVE:
             own = ("--world", NATIVE[env])
             commands[f"{algorithm} ours, own world"] = (sys.executable, __file__, "ours", *options, *own)
@@ -124,13 +126,14 @@ def main() -> None:
     parser.add_argument("who", choices=["ours", "sb3", "sbx"])
     parser.add_argument("algorithm", choices=BLOCK)
     parser.add_argument("--world", help="another environment than the recipe's (ours alone)")
+    parser.add_argument("--compile", action="store_true", help="fuse losses (ours alone)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="of the blocks' length")
     options = parser.parse_args()
     contest.limit(options.threads)
     blocks = Blocks(warm_up(options.algorithm), max(1, int(options.scale * BLOCK[options.algorithm])))
     if options.who == "ours":
-        ours(options.algorithm, options.world, blocks)
+        ours(options.algorithm, options.world, options.compile, blocks)
     else:
         theirs(options.who, options.algorithm, blocks)
     world = options.world or RECIPES[options.algorithm].env

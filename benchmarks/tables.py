@@ -46,7 +46,7 @@ def steps(result: dict) -> list[str]:
 
 def loops(result: dict) -> list[str]:
     """Whole loops: environment steps a second, and ratios to the peers."""
-    rounds, names = result["rounds"], ("ours", "ours, own world", "SB3", "SBX")
+    rounds, names = result["rounds"], ("ours", "ours, compiled", "ours, own world", "SB3", "SBX")
     lines = head("base", "environment", "who", "steps a second", "range", "times SB3", "times SBX")
     for algorithm, about in result["settings"].items():
         rates = {name: values(rounds, f"{algorithm} {name}", "steps_per_s") for name in names}

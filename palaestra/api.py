@@ -11,7 +11,7 @@ from palaestra.comparison import Comparison, compare
 from palaestra.data.files import read as read_dataset
 from palaestra.data.files import write as write_dataset
 from palaestra.deployed import Deployed
-from palaestra.factories.datasets import make_dataset
+from palaestra.factories.datasets import make_dataset, worlds
 from palaestra.inspection import listed as what_there_is
 from palaestra.inspection import show
 from palaestra.runs import folders_of_runs
@@ -54,13 +54,15 @@ def check(*folders: str | Path) -> dict[str, Any]:
 
 
 def listed(what: str) -> list[dict[str, Any]]:
-    """What there is: "algorithms", "methods", "envs" or "claims", a row each with `slug` and `title`.
+    """What there is: "algorithms", "methods", "envs", "datasets" or "claims", a row each with `slug` and `title`.
 
     A method's row says which `parts` it changes, its `family`, and what came of its `claim`: `{"verdict", "scale",
     "date", "stale"}`, or None.
     """
     if what == "claims":
         return claims()
+    if what == "datasets":
+        return worlds()
     rows = what_there_is(what)
     if what == "methods":
         told = ("verdict", "scale", "date", "stale")

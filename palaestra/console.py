@@ -31,3 +31,21 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def outline(value: Any, indent: int = 15) -> str:
+    """A part on as few lines as it needs: one a key where they are many."""
+    if value in (None, [], {}):
+        return "none"
+    if isinstance(value, list) and all(not isinstance(entry, dict | list) for entry in value):
+        return ", ".join(map(str, value))
+    if isinstance(value, list):
+        return ("\n" + " " * indent).join(outline(entry, indent) for entry in value)
+    if not isinstance(value, dict):
+        return str(value)
+    if all(not isinstance(entry, dict | list) for entry in value.values()):
+        short = "  ".join(f"{key}={entry}" for key, entry in value.items())
+        if len(short) < 100 - indent:
+            return short
+    wide = max(map(len, value)) + 2
+    return ("\n" + " " * indent).join(f"{key:{wide}}{outline(entry, indent + wide)}" for key, entry in value.items())

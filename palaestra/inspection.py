@@ -13,6 +13,8 @@ from palaestra.algorithm import PARTS, Algorithm, Buffer, Loss, Schedule, change
 from palaestra.envs.registration import WORLDS
 from palaestra.expression import Entry, ExpressionError, catalogue, nearest, parse
 
+LISTS = ("algorithms", "methods", "envs", "datasets", "claims")
+
 
 def show(algorithm: str | Algorithm) -> dict[str, Any]:
     """An algorithm taken apart: `{"expression", "base", "methods": [{"slug", "parts"}], "parts": {part: text}}`."""
@@ -28,7 +30,7 @@ def listed(what: str) -> list[dict[str, Any]]:
     if what == "envs":
         return [{"slug": name, "title": _title(*world)} for name, world in WORLDS.items()]
     if what not in ("algorithms", "methods"):
-        raise ValueError(f"there is no list of {what!r}; {nearest(what, ('algorithms', 'methods', 'envs', 'claims'))}")
+        raise ValueError(f"there is no list of {what!r}; {nearest(what, LISTS)}")
     entries = catalogue(what).values()
     rows = [_row(entry) for entry in entries]
     if what == "methods":

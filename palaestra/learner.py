@@ -25,6 +25,7 @@ from palaestra.algorithm import Algorithm, Clock, Loss, Memory, Nets, Policy, Tr
 from palaestra.batch import Columns, Obs, Share, Spec, each, flatten, number_of_rows, pieces, unflatten
 from palaestra.faults import NotFinite
 from palaestra.functional.schedules import number
+from palaestra.machine import hold_memory
 from palaestra.stacking import Stack, Streams
 
 # The parts whose state is the learner's; tasks, initial states and buffers are kept where they are used.
@@ -93,6 +94,8 @@ class Learner:
         self.updates = 0
         built = [build(algorithm, spec, seed).to(self.device) for seed in self.seeds]
         self.stack = Stack(built) if len(built) > 1 else None
+        if self.stack and self.device.type == "cpu":
+            hold_memory()
         self.nets = self.stack.nets if self.stack else built[0]
         if precision == "bf16":
             for nets in {self.nets, *built}:

@@ -73,7 +73,7 @@ def run(
     if unknown := [name for name in size.train if name not in TRAINING]:
         raise ValueError(f"{claim.slug}: scale {scale!r} has train={unknown[0]!r}; {nearest(unknown[0], TRAINING)}")
     folder = Path(out) if out is not None else Path("claims") / f"{claim.slug}-{scale}"
-    data = {"dataset": str(_dataset(claim, folder))} if claim.dataset else {}
+    data: dict[str, Any] = {"dataset": str(_dataset(claim, folder))} if claim.dataset else {}
     of_expressions = isinstance(claim.baseline, str)
     arms = [claim.baseline, claim.treatment] if of_expressions else None
     comparison = compare(

@@ -13,18 +13,21 @@ Differs from the paper: mixtures there are halves of medium and expert.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from palaestra.data.dataset import Dataset, from_episodes
-from palaestra.envs.make import World
+from palaestra.envs.make import World, make_vector
 from palaestra.envs.point_maze import PointMazeVectorEnv, shortest_paths
+from palaestra.envs.registration import WORLDS
 from palaestra.expression import nearest
 from palaestra.factories.behaviours import (
     COPIES,
+    TRAINED,
     Behaviour,
     Episode,
     Qualities,
@@ -35,6 +38,7 @@ from palaestra.factories.behaviours import (
     played,
     scripted,
     trained,
+    usual,
 )
 from palaestra.machine import computing
 from palaestra.processes import Listen
@@ -123,6 +127,32 @@ def make_dataset(
     return from_episodes([*episodes], world.single_observation_space, world.single_action_space, about)
 
 
+def worlds() -> list[dict[str, Any]]:
+    """The environments that datasets are made of without a word about how, with `slug`, `title`, `qualities` and the
+    `behaviour`: "controller", or an expression and its training's steps. Any other is played by what suits its actions.
+    """
+    rows = []
+    for name in dict.fromkeys((*WORLDS, *TRAINED)):
+        world = make_vector(name, 1) if name in WORLDS else None  # the others may need an extra
+        with_goals = world is not None and isinstance(world.unwrapped, PointMazeVectorEnv)
+        one_maze = with_goals and len(world.unwrapped.layouts) == 1  # type: ignore[union-attr]
+        if world is not None and has_controller(world):
+            behaviour = "controller"
+        else:
+            learnt = TRAINED[name] if world is None else usual(name, world)
+            behaviour = f"{learnt.expression}, {learnt.steps:,} steps"
+        qualities = [quality for quality in QUALITIES if one_maze or quality != "stitching"]
+        rows.append(
+            {
+                "slug": name,
+                "title": f"{', '.join(qualities)}; by {behaviour}",
+                "qualities": qualities,
+                "behaviour": behaviour,
+            }
+        )
+    return rows
+
+
 def until(steps: int, episodes: Iterable[Episode]) -> list[Episode]:
     """The first episodes that have so many steps together, or all."""
     taken: list[Episode] = []
@@ -192,3 +222,16 @@ def _ways(layout: tuple[str, ...]) -> tuple[list[tuple[int, int]], tuple[int, in
 
 def _cell(index: int, text: np.ndarray) -> tuple[int, int]:
     return index // text.shape[1], index % text.shape[1]
+
+
+def action_free(dataset: Dataset, episodes: Sequence[int]) -> Dataset:
+    """The dataset as if these of its episodes had only been watched: NaN in place of their actions.
+
+    ValueError where actions are choices, which cannot be NaN.
+    """
+    action = np.array(dataset.columns["action"])
+    if action.dtype.kind != "f":
+        raise ValueError(f"actions in {dataset.action_space} cannot be NaN: choose an environment with continuous ones")
+    watched = np.isin(np.arange(dataset.episodes), episodes)
+    action[np.repeat(watched, dataset.lengths + 1) & dataset.is_step] = np.nan
+    return replace(dataset, columns={**dataset.columns, "action": action})

@@ -42,7 +42,8 @@ def by_episode(columns: Columns, share: float, rng: Generator) -> tuple[Tensor, 
     order = torch.randperm(episodes, generator=rng, device=rng.device).to(number.device)
     out = torch.zeros(episodes, dtype=torch.bool, device=number.device)
     out[order[: min(max(1, round(share * episodes)), episodes - 1)]] = True
-    return tuple((columns["valid"] & side).nonzero()[:, 0] for side in (~out[number], out[number]))  # type: ignore[return-value]
+    steps, held = columns["valid"], out[number]
+    return (steps & ~held).nonzero()[:, 0], (steps & held).nonzero()[:, 0]
 
 
 def fitted(

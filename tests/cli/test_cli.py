@@ -133,12 +133,12 @@ def test_resuming_with_more_steps(line: Line, first: Path) -> None:
     assert (json.loads(answer.out)["env_steps"], json.loads(answer.out)["updates"]) == (80, 60)
 
 
-@pytest.mark.parametrize("what", ["algorithms", "methods", "envs"])
+@pytest.mark.parametrize("what", ["algorithms", "methods", "envs", "datasets"])
 def test_lists(line: Line, what: str) -> None:
     answer = line("list", what)
     assert answer.code == 0
     assert len(answer.out.splitlines()) >= 4
-    assert answer.err == ("and every id that Gymnasium knows\n" if what == "envs" else "")
+    assert answer.err == ("and every id that Gymnasium knows\n" if what in ("envs", "datasets") else "")
 
 
 def test_show(line: Line) -> None:
@@ -222,7 +222,7 @@ def test_an_algorithm_that_does_not_fit_names_others(line: Line, base: str, name
         (("train", "--resume", "first", "--seed", "1", "--out", "x"), "leave out --out, --seed"),
         (("list", "method"), "did you mean methods?"),
         (("list", "environments"), "did you mean envs?"),
-        (("list", "everything"), "there are: algorithms, claims, envs, methods"),
+        (("list", "everything"), "there are: algorithms, claims, datasets, envs, methods"),
         (("list",), "see: palaestra list --help"),
         (("evaluate",), "see: palaestra evaluate --help"),
         (("export", "first"), "'--out'"),

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from palaestra.cli import app
+from palaestra.inspection import LISTS
 
 TD3 = "td3(start=20,hidden=(8,),batch_size=8)"
 SCHEMAS = [entry.name.removesuffix(".json") for entry in files("palaestra.schemas").iterdir()]
@@ -38,7 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 def test_every_verb_has_one() -> None:
-    listed = {f"list-{what}" for what in ("algorithms", "methods", "envs", "claims")}
+    listed = {f"list-{what}" for what in LISTS}
     runs = {f"runs-{what}" for what in ("list", "show", "plot", "check", "report", "export", "import")}
     dataset = {f"dataset-{what}" for what in ("check", "info", "make")}
     assert set(SCHEMAS) == {"train", "compare", "claim", "evaluate", "export", "show", *runs, *dataset, *listed}
@@ -49,7 +50,7 @@ def test_is_a_schema(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
-@pytest.mark.parametrize("what", ["algorithms", "methods", "envs", "claims"])
+@pytest.mark.parametrize("what", LISTS)
 def test_list(what: str) -> None:
     fits(answered("list", what), f"list-{what}")
 
