@@ -34,13 +34,11 @@ from torch import Tensor, nn
 from palaestra.algorithm import (
     Algorithm,
     Buffer,
-    Clock,
     Factory,
     Loss,
     Memory,
     Nets,
     Schedule,
-    Store,
     Term,
     Transform,
     above,
@@ -51,6 +49,7 @@ from palaestra.algorithm import (
 )  # fmt: skip
 from palaestra.batch import Columns, Obs, Spec
 from palaestra.data.layouts import transition
+from palaestra.data.priorities import InProportion
 from palaestra.data.whole import episode_return
 from palaestra.evaluation.returns import episode_return as return_of_episodes
 from palaestra.networks.actors import bounded_normal_policy, deterministic_actor, stochastic_policy
@@ -90,25 +89,6 @@ def among_best(nets: Nets, columns: Columns, rng: torch.Generator, percentile: f
     steps = found[columns["valid"]]
     count = max(math.ceil(percentile * len(steps) - 1e-9), 1)  # 0.1 * 30 is a little more than 3
     return {**columns, "best": found >= steps.kthvalue(len(steps) - count + 1).values}
-
-
-class Marked:
-    """A priority: rows are drawn where column `name` is true, and all of them in a buffer without that column."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def insert(self, store: Store, index: Tensor) -> Tensor:
-        if self.name not in store.names():
-            return torch.ones(index.shape, device=index.device)
-        marked: Tensor = store.get(self.name, index)
-        return marked.float()
-
-    def update(self, store: Store, index: Tensor, error: Tensor) -> None:
-        return None
-
-    def weight(self, probability: Tensor, rows: int, clock: Clock) -> None:
-        return None
 
 
 @expressed
@@ -175,7 +155,9 @@ def percentile_bc(
         Transform(partial(among_best, percentile=percentile), "dataset", needs=("episode_return",), gives=("best",)),
     )
     return reprioritise(
-        replace(bc(lr, batch_size, start, hidden, activation, encoder), transforms=measured), "replay", Marked("best")
+        replace(bc(lr, batch_size, start, hidden, activation, encoder), transforms=measured),
+        "replay",
+        InProportion("best"),
     )
 
 

@@ -28,12 +28,15 @@ from palaestra.networks.encoders import Encoder
 from palaestra.networks.mlp import Activation
 
 
-def value_and_cloning(nets: Nets, b: Columns, improvement: float) -> Tensor:
-    """Fujimoto and Gu 2021, eq. 3 and 5: rows [B]. The scale of the values is the whole batch's."""
+def value_and_cloning(nets: Nets, b: Columns, improvement: float, target: str = "action") -> Tensor:
+    """Fujimoto and Gu 2021, eq. 3 and 5: rows [B]. The scale of the values is the whole batch's.
+
+    `target` is the column of the actions that are cloned.
+    """
     action = nets["actor"](b["obs"])
     q = nets["critic"](b["obs"], action, first=1)[0]
     scale = improvement / q.detach().abs().mean()
-    return (action - b["action"]).square().mean(-1) - scale * q
+    return (action - b[target]).square().mean(-1) - scale * q
 
 
 @expressed

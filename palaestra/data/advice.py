@@ -43,6 +43,14 @@ def _cut(found: Found) -> str | None:
     return f"{cut:,} of {found['episodes']:,} episodes end neither terminated nor truncated: they are cut off"
 
 
+def _watched(found: Found) -> str | None:
+    """Any episode."""
+    if not (watched := found["without_actions"]):
+        return None
+    what = "what is said of actions, coverage, neighbours and repetitions is of the others"
+    return f"{watched:,} of {found['episodes']:,} episodes have no actions: {what}"
+
+
 def _mended(found: Found) -> str | None:
     """Whatever `palaestra.data.files.read` had to mend."""
     what = {
@@ -136,8 +144,8 @@ def _size(found: Found) -> str | None:
 
 
 UNUSUAL: tuple[Rule, ...] = (
-    _cut, _mended, _time_limit, _repeated, _constant, _bounds, _unused, _unpaid, _outstanding, _stateless, _saturated,
-    _size,
+    _cut, _watched, _mended, _time_limit, _repeated, _constant, _bounds, _unused, _unpaid, _outstanding, _stateless,
+    _saturated, _size,
 )  # fmt: skip
 
 
@@ -231,6 +239,12 @@ def _goal(found: Found) -> str | None:
     return "iql's paper subtracts 1 where rewards are 0 and 1, as in AntMaze"
 
 
+def _unlabelled(found: Found) -> str | None:
+    if not (watched := found["without_actions"]):
+        return None
+    return f"{watched:,} of {found['episodes']:,} episodes have no actions: it recovers them from what was seen"
+
+
 # Slug, the actions that it is for, card, and when and why.
 RULES: tuple[tuple[str, str, str, Rule], ...] = (
     ("bc", "any", "dataset-perspective", _cloned),
@@ -243,6 +257,7 @@ RULES: tuple[tuple[str, str, str, Rule], ...] = (
     ("iql-discrete", "discrete", "base-iql", _expectile),
     ("xql", "continuous", "base-xql", _gumbel),
     ("rlpd", "continuous", "base-rlpd", _prior),
+    ("ss-orl", "continuous", "ss-orl", _unlabelled),
     ("trajectory-weighting", "any", "trajectory-weighting", _weighted),
     ("normalised-obs", "continuous", "base-td3-bc", _scales),
     ("normalised-return", "continuous", "base-iql", _reward_range),

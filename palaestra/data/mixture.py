@@ -16,10 +16,17 @@ Rows = Replay | Fixed
 
 
 def counts(replays: Mapping[str, Rows], name: str, n: int) -> dict[str, int]:
-    """How many of `n` rows of stream `name` come from which buffer, its own first."""
+    """How many of `n` rows of stream `name` come from which buffer, its own first.
+
+    As long as nothing was kept in its own, the first of the others gives those rows too.
+    """
     shares = replays[name].buffer.shares
     others = {other: round(n * share) for other, share in shares.items()}
-    return {name: n - sum(others.values()), **others}
+    own = n - sum(others.values())
+    if others and not replays[name].rows.all():
+        first, *_ = others
+        return {**others, first: others[first] + own}
+    return {name: own, **others}
 
 
 def sample(
@@ -31,7 +38,7 @@ def sample(
         if not replays[source].rows.all():
             raise ValueError(f"buffer {source!r} is empty: nothing was kept in it before the first update")
     if len(sources) == 1:
-        return replays[name].sample(n, rng, clock)
+        return replays[next(iter(sources))].sample(n, rng, clock)
     parts = [flatten(replays[source].sample(count, rng, clock)) for source, count in sources.items()]
     common = [key for key in parts[0] if all(key in part for part in parts)]
     dim = int(replays[name].seeds > 1)

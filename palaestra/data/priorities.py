@@ -164,3 +164,25 @@ class Prioritised:
         for part, saved in zip(chain(*self.priorities), state["priorities"], strict=True):
             if saved:
                 part.load_state_dict(saved)  # type: ignore[attr-defined]
+
+
+class InProportion:
+    """A priority: rows are drawn in proportion to column `name` [B], which is not negative; all alike without one.
+
+    Of a column that is true or false, only where it is true.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def insert(self, store: Store, index: Tensor) -> Tensor:
+        if self.name not in store.names():
+            return torch.ones(index.shape, device=index.device)
+        odds: Tensor = store.get(self.name, index)
+        return odds.double()
+
+    def update(self, store: Store, index: Tensor, error: Tensor) -> None:
+        return None
+
+    def weight(self, probability: Tensor, rows: int, clock: Clock) -> None:
+        return None

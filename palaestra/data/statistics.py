@@ -5,12 +5,13 @@
 
 "A Dataset Perspective on Offline Reinforcement Learning" (Schweighofer et al., 2022) and "Harnessing Mixed Offline
 Reinforcement Learning Datasets via Trajectory Weighting" (Hong et al., 2023). An episode that is cut off, neither
-terminated nor truncated, has no whole return and counts for neither.
+terminated nor truncated, has no whole return and counts for neither. Coverage, neighbours, actions and duplicates are
+those of the episodes that have actions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -20,6 +21,7 @@ from palaestra.data.advice import recommended, unusual
 from palaestra.data.coverage import blocks, coverage, duplicates
 from palaestra.data.dataset import Dataset, DatasetError
 from palaestra.data.neighbours import neighbours
+from palaestra.data.values import with_actions
 from palaestra.envs import border
 
 BINS = 20  # of a histogram
@@ -47,9 +49,13 @@ def describe(
         seed: draws the steps that nearest neighbours are looked for among.
 
     Raises:
-        DatasetError: a number is not finite, the reference has other spaces, or the `datasets` extra is missing.
+        DatasetError: a number is not finite, no episode has actions, the reference has other spaces, or the `datasets`
+            extra is missing.
     """
-    _finite(dataset)
+    acted = with_actions(dataset)
+    reference = reference and with_actions(reference)
+    _finite(dataset, (*dataset.obs_names, "reward"))
+    _finite(acted, ("action",))
     told = dataset.about.get("provenance") or {}
     known = dataset.about.get("reference") or {"random": told.get("ref_min_score"), "best": told.get("ref_max_score")}
     random_return = known.get("random") if random_return is None else random_return
@@ -59,6 +65,7 @@ def describe(
         "env": dataset.about.get("env"),
         "spaces": {"obs": border.describe(dataset.observation_space), "action": border.describe(dataset.action_space)},
         "episodes": dataset.episodes,
+        "without_actions": dataset.episodes - acted.episodes,
         "steps": dataset.steps,
         "lengths": spread(dataset.lengths),
         "ends": ends(dataset),
@@ -66,18 +73,18 @@ def describe(
         "returns": spread(dataset.returns()) | {"histogram": histogram(dataset.returns())},
         "positive_sided_variance": positive_sided_variance(whole_returns(dataset)),
         "quality": quality(whole_returns(dataset), random_return, best_return),
-        "coverage": coverage(dataset, reference),
-        "neighbours": neighbours(dataset, np.random.default_rng(seed)),
+        "coverage": coverage(acted, reference),
+        "neighbours": neighbours(acted, np.random.default_rng(seed)),
         "reward": reward(dataset),
-        "actions": actions(dataset),
+        "actions": actions(acted),
         "observations": [one for name in dataset.obs_names for one in features(dataset, name)],
-        "duplicates": duplicates(dataset),
+        "duplicates": duplicates(acted),
     }
     return found | {"unusual": unusual(found), "recommended": recommended(found, listed)}
 
 
-def _finite(dataset: Dataset) -> None:
-    for name in (*dataset.obs_names, "action", "reward"):
+def _finite(dataset: Dataset, names: Iterable[str]) -> None:
+    for name in names:
         if dataset.columns[name].dtype.kind == "f" and not all(np.isfinite(x).all() for (x,) in blocks(dataset, name)):
             raise DatasetError(
                 f"{name!r} holds numbers that are not finite, see `palaestra dataset check`: remove them"

@@ -1,23 +1,57 @@
-"""What is in a dataset's arrays, looked at a piece at a time: numbers that are none, and values outside their space."""
+"""What is in a dataset's arrays, looked at a piece at a time: numbers that are none, and values outside their space.
+
+An episode without actions, which is one that was watched, has NaN in all entries of the actions of all of its steps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from palaestra.data.dataset import NEEDED, Arrays, Dataset
+from palaestra.data.dataset import NEEDED, Arrays, Dataset, DatasetError
 from palaestra.data.plan import PIECE, Findings
 
 MENDED = "drop the episodes, or log them again"
+LABELLED = "label them with ss-orl, or leave them out with labelled-alone"
 ENV = "give the environment that it is of (env=), or correct its spaces or the data"
 MOST_CHOICES = 1 << 16  # what the largest number that was logged may say of how many there are
 
 
+def without_actions(action: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Which episodes have no actions, bool [E]; of choices, which cannot be NaN, none.
+
+    Args:
+        action: of a dataset, [R, ...].
+        lengths: of its episodes, [E].
+    """
+    if action.dtype.kind != "f":
+        return np.zeros(len(lengths), bool)
+    missing = np.concatenate([np.isnan(piece).reshape(len(piece), -1).all(1) for _, piece in _pieces(action)])
+    ends = np.cumsum(lengths + 1)
+    missing[ends - 1] = True  # a final slot holds zeros, whatever was done before
+    return np.logical_and.reduceat(missing, ends - lengths - 1)
+
+
+def with_actions(dataset: Dataset) -> Dataset:
+    """Its episodes that have actions; itself where all have. DatasetError where none has."""
+    there = ~without_actions(dataset.columns["action"], dataset.lengths)
+    if there.all():
+        return dataset
+    if not there.any():
+        raise DatasetError("no episode has actions (NaN in all steps): log those of some, and ss-orl labels the others")
+    rows = np.repeat(there, dataset.lengths + 1)
+    columns = {name: column[rows] for name, column in dataset.columns.items()}
+    return replace(dataset, columns=columns, lengths=dataset.lengths[there])
+
+
 def finite(columns: Arrays, lengths: np.ndarray, fields: Mapping[str, str], found: Findings) -> None:
     """Find NaN and infinite values. No learner can bear them in what every dataset has.
+
+    An episode without actions is no mistake, and worth knowing.
 
     Args:
         columns: of a dataset, by name.
@@ -25,12 +59,19 @@ def finite(columns: Arrays, lengths: np.ndarray, fields: Mapping[str, str], foun
         fields: what the columns are called in the file.
         found: told.
     """
+    silent = without_actions(columns["action"], lengths)
+    if silent.any():
+        place, what = f"episode {silent.argmax()}", "no actions, NaN in all of its steps"
+        found.note(fields["action"], what, LABELLED, place, int(silent.sum()))
+    watched = np.repeat(silent, lengths + 1)
     for name, column in columns.items():
         needed = name in NEEDED or name.partition("/")[0] == "obs"
         tell = found.wrong if needed else found.odd
         if column.dtype.kind == "f":
             for at, piece in _pieces(column):
                 if not np.isfinite(piece).all():
+                    if name == "action":
+                        piece = np.where(watched[at : at + len(piece)].reshape(-1, *[1] * (piece.ndim - 1)), 0, piece)
                     for what, bad in (("NaN", np.isnan(piece)), ("an infinite value", np.isinf(piece))):
                         _tell(tell, fields[name], what, MENDED, bad, at, lengths)
 
@@ -109,8 +150,9 @@ def _bounded(low: np.ndarray, high: np.ndarray) -> gym.Space[Any]:
 
 def _extremes(column: np.ndarray, is_step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     pieces = (piece[is_step[at : at + len(piece)]] for at, piece in _pieces(column))
-    bounds = [(piece.min(0), piece.max(0)) for piece in pieces if len(piece)]
-    return np.min([low for low, _ in bounds], 0), np.max([high for _, high in bounds], 0)
+    # fmin and fmax pass over NaN: episodes without actions
+    bounds = [(np.fmin.reduce(piece), np.fmax.reduce(piece)) for piece in pieces if len(piece)]
+    return np.fmin.reduce([low for low, _ in bounds]), np.fmax.reduce([high for _, high in bounds])
 
 
 def _bounds(space: gym.Space[Any]) -> tuple[Any, Any]:

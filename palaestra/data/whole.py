@@ -25,6 +25,14 @@ def returns(columns: Columns) -> Tensor:
     return torch.zeros(number, dtype=torch.float64, device=paid.device).index_add_(0, episodes(columns), paid)
 
 
+def best_episodes(columns: Columns, count: int) -> Tensor:
+    """Whether an episode is one of the `count` of highest return, [E]; of equal ones the earlier is."""
+    found = returns(columns)
+    best = torch.zeros(len(found), dtype=torch.bool, device=found.device)
+    best[found.argsort(descending=True, stable=True)[:count]] = True
+    return best
+
+
 @gives("timestep")
 def timestep(nets: Nets, columns: Columns, rng: Generator) -> Columns:
     """`timestep` [R]: how many steps the episode had before."""

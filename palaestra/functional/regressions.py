@@ -24,3 +24,22 @@ def gumbel_regression(error: Tensor, max_clip: float = 7.0) -> Tensor:
     z = error.clamp(max=max_clip)
     m = z.detach().amax().clamp(min=-1.0)
     return (z - m).exp() - z * (-m).exp() - (-m).exp()
+
+
+def total_variation_regression(error: Tensor, share: float = 0.8) -> Tensor:
+    """`share max(error, 0) - (1 - share) error`, entry by entry (Sikchi et al. 2024): for `share` in (0.5, 1).
+
+    It is `share` times the loss of quantile regression: what minimises it is the `(2 share - 1) / share` quantile of
+    the targets, their largest as `share` goes to 1. With 0.5 or less nothing holds it up, with 1 nothing down.
+    """
+    return share * error.clamp(min=0.0) - (1.0 - share) * error
+
+
+def chi_squared_regression(error: Tensor, share: float = 0.7) -> Tensor:
+    """`share (u + u^2 / 4) - (1 - share) error`, `u = max(error, 0)`, entry by entry (Sikchi et al. 2024).
+
+    What minimises it is where the mean of `(1 + error / 2) 1{error > 0}` is `(1 - share) / share`, for `share` in
+    (0, 1): the largest target as it goes to 1. Small errors count as in `total_variation_regression`.
+    """
+    up = error.clamp(min=0.0)
+    return share * (up + 0.25 * up.square()) - (1.0 - share) * error

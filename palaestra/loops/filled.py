@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from palaestra.algorithm import Unfit
 from palaestra.batch import unflatten
 from palaestra.data.dataset import Dataset
 from palaestra.data.fixed import Fixed, columns_of
+from palaestra.data.values import without_actions
 from palaestra.envs.border import Border
 from palaestra.learner import Learner, generator
 
@@ -22,6 +25,8 @@ def filled(learner: Learner, dataset: Dataset, border: Border, names: Iterable[s
 
     What they measure or fit depends on the dataset alone: they run once, with a random stream of its own, and every
     seed's networks get the numbers that they wrote into those of the first.
+
+    Raises `Unfit` where steps of episodes without actions would be drawn as they are.
     """
     new: dict[str, Tensor] = {}
     if transforms := [t for t in learner.algorithm.transforms if t.moment == "dataset"]:
@@ -39,7 +44,21 @@ def filled(learner: Learner, dataset: Dataset, border: Border, names: Iterable[s
                     own[name].copy_(number)
         new = {key: value for key, value in columns.items() if key not in ALWAYS and value is not before.get(key)}
     seeds, buffers = len(learner.seeds), learner.algorithm.buffers
-    return {name: Fixed(buffers[name], dataset, border, new, seeds) for name in names}
+    replays = {name: Fixed(buffers[name], dataset, border, new, seeds) for name in names}
+    watched = without_actions(dataset.columns["action"], dataset.lengths)
+    slots = np.repeat(watched, dataset.lengths + 1)
+    if "action" not in new and watched.any() and (watched.all() or _drawn(replays.values(), slots)):
+        raise Unfit(
+            f"{watched.sum():,} of {dataset.episodes:,} episodes have no actions (NaN in all of their steps): add "
+            f"+ss-orl to {learner.algorithm}, which labels them, or +labelled-alone, which leaves them out"
+        )
+    return replays
+
+
+def _drawn(replays: Iterable[Fixed], slots: np.ndarray) -> bool:
+    """Whether a buffer would draw any of these slots, [R] bool."""
+    index = torch.from_numpy(slots.nonzero()[0])
+    return any(not own.prioritised or bool(own.prioritised.trees[0].get(index).any()) for own in replays)
 
 
 def whole(dataset: Dataset, border: Border) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from palaestra.batch import Columns, Obs, Space
 from palaestra.data.dataset import Dataset
 from palaestra.data.fixed import Fixed
 from palaestra.data.layouts import transition
+from palaestra.data.values import with_actions
 from palaestra.envs.border import Border
 from palaestra.functional.targets import bellman
 from palaestra.learner import Learner, generator
@@ -81,8 +82,9 @@ def fitted_q_value(
 ) -> dict[str, list[float]]:
     """`{"fitted_q_value": [...]}`: what the policy of one of a learner's seeds is worth in the dataset's first states.
 
-    Discounted, of the first states of at most 100 episodes, spread over the dataset. `number` tells this evaluation's
-    random stream from others'. A policy with memory cannot be asked for single actions: then there is nothing.
+    Discounted, of the first states of at most 100 episodes, spread over the dataset; episodes without actions, labelled
+    or not, do not count. `number` tells this evaluation's random stream from others'. A policy with memory cannot be
+    asked for single actions: then there is nothing.
     """
     nets, policy = learner.nets_of(seed), learner.algorithm.deployment(learner.algorithm.policy)
 
@@ -90,6 +92,7 @@ def fitted_q_value(
         action, _, memory = policy(nets, obs, None, None)
         return action, memory
 
+    dataset = with_actions(dataset)
     judge = Learner(fitted_q(border.spec.action, gamma), border.spec, (seed,), device=learner.device)
     rows = Fixed(judge.algorithm.buffers["replay"], dataset, border)
     drawing = generator(seed, f"evaluation {number}")

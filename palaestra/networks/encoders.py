@@ -99,3 +99,10 @@ def by_space(space: Space | Mapping[str, Space]) -> nn.Module:
 def action_mask(obs: Obs) -> Tensor | None:
     """The actions that are allowed [B, A], where the observation says so under `action_mask`."""
     return obs.get("action_mask") if isinstance(obs, dict) else None
+
+
+def as_numbers(space: Space | Mapping[str, Space], obs: Obs) -> Tensor:
+    """All that an observation says, side by side [B, size]: numbers as they are, symbols as indicators."""
+    spaces = space if isinstance(space, Mapping) else {"": space}
+    said = obs if isinstance(obs, dict) else {"": obs}
+    return torch.cat([(OneHot if of.discrete else Vector)(of)(said[key]) for key, of in spaces.items()], 1)

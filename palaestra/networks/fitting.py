@@ -32,16 +32,16 @@ def drawing_from(rng: Generator) -> Iterator[None]:
 def by_episode(columns: Columns, share: float, rng: Generator) -> tuple[Tensor, Tensor]:
     """The slots of steps of a dataset's `columns`, as (fitted on, held out): whole episodes, about `share` held out.
 
-    At least one episode is on either side; of a single episode, its steps are.
+    At least one episode is on either side, of those that have steps; of a single one, its steps are.
     """
     number = columns["first"].long().cumsum(0) - 1
-    episodes = int(number[-1]) + 1
-    if episodes == 1:
+    present = number[columns["valid"]].unique()
+    if len(present) == 1:
         number = torch.arange(len(number), device=number.device)
-        episodes = len(number)
-    order = torch.randperm(episodes, generator=rng, device=rng.device).to(number.device)
-    out = torch.zeros(episodes, dtype=torch.bool, device=number.device)
-    out[order[: min(max(1, round(share * episodes)), episodes - 1)]] = True
+        present = number[columns["valid"]]
+    order = present[torch.randperm(len(present), generator=rng, device=rng.device).to(present.device)]
+    out = torch.zeros(len(number), dtype=torch.bool, device=number.device)
+    out[order[: min(max(1, round(share * len(order))), len(order) - 1)]] = True
     steps, held = columns["valid"], out[number]
     return (steps & ~held).nonzero()[:, 0], (steps & held).nonzero()[:, 0]
 

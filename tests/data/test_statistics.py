@@ -299,6 +299,7 @@ def test_describe_refuses_what_is_not_finite() -> None:
 PLAIN: dict[str, Any] = {
     "env": "Hopper-v5",
     "episodes": 10,
+    "without_actions": 0,
     "steps": 1000,
     "lengths": spread(np.full(10, 100)),
     "ends": {"terminated": 4, "truncated": 6, "cut": 0, "same_step": 0},
@@ -336,6 +337,11 @@ def test_nothing_is_unusual_about_plain_data() -> None:
     ("changed", "said"),
     [
         ({"ends": {"cut": 3}}, "3 of 10 episodes end neither terminated nor truncated: they are cut off"),
+        (
+            {"without_actions": 4},
+            "4 of 10 episodes have no actions: what is said of actions, coverage, neighbours and repetitions is of the "
+            "others",
+        ),
         (
             {"ends": {"terminated": 10, "same_step": 10}},
             "all 10 terminated episodes have 100 steps: probably a time limit, and so truncations",
@@ -391,6 +397,7 @@ def test_what_is_not_unusual(changed: dict[str, Any]) -> None:
     ("changed", "slugs"),
     [
         ({}, {"td3-bc", "normalised-obs", "normalised-return"}),
+        ({"without_actions": 4}, {"ss-orl", "td3-bc", "normalised-obs", "normalised-return"}),
         ({"quality": {"tq": 0.95}}, {"bc", "cql", "td3-bc", "normalised-obs", "normalised-return"}),
         ({"quality": {"tq": 0.85}}, {"td3-bc", "normalised-obs", "normalised-return"}),
         ({"reward": SPARSE}, {"iql", "xql", "rlpd", "normalised-obs", "shifted-reward"}),
