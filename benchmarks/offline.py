@@ -111,8 +111,8 @@ def d3rlpy_learner(algorithm: str, hidden: list[int], dataset: Any) -> Any:
     elif algorithm == "td3-bc":
         scaler = preprocessing.StandardObservationScaler()
         config = algos.TD3PlusBCConfig(batch_size=BATCH, observation_scaler=scaler, **body)
-    else:  # a conservatism of 5 that is not learnt
-        fixed = {"alpha_learning_rate": 0.0, "initial_alpha": 1.0, "conservative_weight": 5.0, "alpha_threshold": 0.0}
+    else:  # a conservatism that is not learnt; it changes no time
+        fixed = {"alpha_learning_rate": 0.0, "initial_alpha": 1.0, "conservative_weight": 1.0, "alpha_threshold": 0.0}
         config = algos.CQLConfig(actor_learning_rate=3e-5, temp_learning_rate=3e-5, batch_size=BATCH, **fixed, **body)
     if config.observation_scaler:  # as `fit` does
         config.observation_scaler.fit_with_transition_picker(dataset.episodes, dataset.transition_picker)

@@ -10,8 +10,10 @@ CLAIMS = {
     "pmoe": "palaestra.claims.pmoe",
     "prdc": "palaestra.claims.prdc",
     "props": "palaestra.claims.props",
+    "rlif": "palaestra.claims.rlif",
     "snapshotrl": "palaestra.claims.snapshotrl",
     "ss-orl": "palaestra.claims.ss_orl",
     "stop-regressing": "palaestra.claims.stop_regressing",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting",
+    "v-gps": "palaestra.claims.v_gps",
 }

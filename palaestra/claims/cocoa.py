@@ -1,7 +1,7 @@
-"""COCOA: where episodes begin in a quarter of the plane that no logged one began in, iql does better with it.
+"""COCOA: from angles of a pendulum that were never logged, iql swings up better with it.
 
-A point mass is logged on its way to the origin, by a controller that acts at random half of the time, from three of
-the plane's four quadrants. Both arms learn from these data, and are judged from the fourth.
+A controller that acts at random some of the time swings up a pendulum; every step on one side, about the horizontal, is
+cut out of its episodes. Both arms learn from the rest, and are judged where episodes begin in what was cut out.
 
 Paper: Song, Lee and Kim, "Compositional Conservatism: A Transductive Approach in Offline Reinforcement Learning"
 (2024).
@@ -9,62 +9,74 @@ Paper: Song, Lee and Kim, "Compositional Conservatism: A Transductive Approach i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 
 import numpy as np
 
 from palaestra.claims.claim import Claim, Scale
 from palaestra.data.dataset import Dataset, from_episodes
+from palaestra.envs.make import make_vector
 from palaestra.envs.native import Floats
-from palaestra.envs.point_mass import PointMassVectorEnv
+from palaestra.envs.pendulum import PendulumVectorEnv
 from palaestra.expression import parse
-from palaestra.factories.behaviours import clumsy, controlled, played
+from palaestra.factories.behaviours import Episode, clumsy, controlled, played
 from palaestra.factories.datasets import until
 from palaestra.loops.offline import Offline
 
-IQL = "iql(lr=1e-3, hidden=(64, 64), batch_size=128, decay_over=None)"
+IQL = "iql(lr=1e-3, gamma=0.97, sharpness=0.1, hidden=(64, 64), batch_size=128, decay_over=None)"
 COCOA = (
     "cocoa(features=64, embedding=4, embedding_hidden=(64, 64), members=3, model_hidden=(64, 64), "
     "seeker_hidden=(64, 64), fit_updates=5000)"
 )
-SEEN, UNSEEN = (0,), (3,)  # quadrants where logged episodes begin, and where policies are judged
-STEPS = 10_000  # that are logged
-NOISE = 0.5  # the share of the controller's steps in which it acts at random
+UNSEEN, SEEN = (-2.5, -0.5), (0.5, 2.5)  # angles, from upright: what is cut out, and as far on the other side
+STEPS = 20_000  # that are played, before those are cut out
+NOISE = 0.3  # the share of the controller's steps in which it acts at random
+SHORTEST = 5  # steps of an episode that is logged
 EPISODES = 20
 TOGETHER = 5  # seeds that are trained at once
 
 
-class Quadrants(PointMassVectorEnv):
-    """The point mass, beginning in some of four quadrants: x < 0 in the odd ones, y < 0 in 2 and 3."""
+class Between(PendulumVectorEnv):
+    """The pendulum, beginning at an angle between these two."""
 
-    def __init__(self, copies: int, quadrants: tuple[int, ...]) -> None:
+    def __init__(self, copies: int, low: float, high: float) -> None:
         super().__init__(copies, autoreset_mode="Disabled")
-        self.quadrants = np.array(quadrants)
+        self.range = low, high
 
     def begin(self, uniforms: Floats, tasks: Floats) -> Floats:
-        """At rest, uniformly in one of them."""
-        which, x = np.divmod(uniforms[:, 0] * len(self.quadrants), 1)
-        quadrant = self.quadrants[which.astype(np.int64)]
-        position = np.stack([np.where(quadrant % 2, -x, x), np.where(quadrant > 1, -1, 1) * uniforms[:, 1]], 1)
-        return np.concatenate([position, np.zeros_like(position)], 1)
+        """The standard world's small speed."""
+        low, high = self.range
+        return np.stack([low + (high - low) * uniforms[:, 0], 2 * uniforms[:, 1] - 1], 1)
 
 
 @cache
 def logged() -> Dataset:
-    """Whole episodes from the first three quadrants."""
-    world = Quadrants(20, SEEN)
+    """The pieces of the controller's episodes that lie outside of the angles that are cut out."""
+    world = make_vector("palaestra/Pendulum-v0", 20)
     episodes = until(STEPS, played(world, clumsy(controlled(world), NOISE), 0, "logged"))
-    return from_episodes([*episodes], world.single_observation_space, world.single_action_space)
+    pieces = [piece for episode in episodes for piece in outside(episode) if len(piece["reward"]) >= SHORTEST]
+    return from_episodes(pieces, world.single_observation_space, world.single_action_space)
+
+
+def outside(episode: Episode) -> Iterator[Episode]:
+    """An episode, cut into pieces whose every observation lies outside of `UNSEEN`; they are truncated."""
+    cos, sin = episode["obs"][:, 0], episode["obs"][:, 1]
+    angle = np.arctan2(sin, cos)
+    kept = np.concatenate([[False], (angle < UNSEEN[0]) | (angle > UNSEEN[1]), [False]])
+    edges = np.flatnonzero(kept[1:] != kept[:-1])
+    for begin, end in edges.reshape(-1, 2):
+        piece = {name: rows[begin : end if name == "obs" else end - 1] for name, rows in episode.items()}
+        yield {**piece, "truncated": np.arange(begin + 1, end) == end - 1}
 
 
 @cache
 def learnt_together(first: int, budget: int, expression: str) -> Mapping[int, dict[str, list[float]]]:
-    """The scores of seeds that are trained at once, after `budget` updates, from the fourth quadrant and the others."""
+    """The scores of seeds that are trained at once, after `budget` updates, from where it was cut out, and not."""
     run = Offline(parse(expression), logged(), range(first, first + TOGETHER))
     while run.count < budget:
         run.advance()
-    far, near = (run.evaluate(Quadrants(TOGETHER * EPISODES, where), budget) for where in (UNSEEN, SEEN))
+    far, near = (run.evaluate(Between(TOGETHER * EPISODES, *where), budget) for where in (UNSEEN, SEEN))
     return {seed: {"unseen": far[seed]["episode_return"], "seen": near[seed]["episode_return"]} for seed in run.seeds}
 
 
@@ -78,7 +90,7 @@ CLAIM = Claim(
     says="Where episodes begin in states that were not logged, IQL with COCOA gets higher returns than IQL.",
     baseline=partial(learnt, expression=IQL),
     treatment=partial(learnt, expression=f"{IQL}+{COCOA}"),
-    world="palaestra/PointMass-v0, logged from three quadrants, played from the fourth",
+    world="palaestra/Pendulum-v0, played from angles that were cut out of what was logged",
     measure="unseen",
     scales={
         "smoke": Scale(steps=20, group=2, max_groups=1),

@@ -155,6 +155,7 @@ def test_on_a_base_with_values_only_the_deployment_changes():
     for base in ("iql", "cql", "sac", "xql", "rlpd", "sac-discrete", "iql-discrete"):
         algorithm = parse(f"{base}(hidden=(8, 8))")
         assert changed_parts(algorithm, v_gps(algorithm)) == ("deployment",)
+    assert parse(str(v_gps(iql(), sharpness=None))) == v_gps(iql(), sharpness=None)
     clone = parse(CLONE)
     assert v_gps(clone) == v_gps(in_sample_values(clone))
     assert changed_parts(clone, v_gps(clone)) == ("networks", "deployment", "losses", "after_update")

@@ -12,17 +12,16 @@ On a cloning base the values are learnt beside the clone, from the same rows: it
 On a base with a critic of its own, that is the value, whose policy has learnt from it already: what is left to gain is
 what the policy spreads over. `palaestra.rollout.reranking` wraps a policy that was trained elsewhere.
 
-Traps: the values of candidates are compared with one another, so that `sharpness` has the inverse unit of their
-differences: 1 suits a reward of -1 a step until success, which `shifted-reward` makes of a success worth 1, and is next
-to nothing where all returns lie in [0, 1]. Many candidates and a large sharpness find where the critic is mistaken. A
-policy that draws nothing (td3's, bc's of continuous actions) cannot be re-ranked. Each candidate costs a forward pass
-of actor and critic. Compare with `v-gps(candidates=1)`, which draws as well: a base alone acts most likely.
-With `percentile-bc` the values are of its best episodes too.
+Traps: `sharpness` has the inverse unit of the differences between candidates' values, which are those of one step: 1 is
+next to nothing where all returns lie in [0, 1] (`shifted-reward` makes a cost of each step on the way to a success).
+Many candidates and a large sharpness find where the critic is mistaken. A policy that draws nothing (td3's, or bc's of
+continuous actions) cannot be re-ranked. Each candidate costs a forward pass of actor and critic. A base alone is
+deployed most likely: `v-gps(candidates=1)` is the same policy as it draws. After `percentile-bc` the values, too, are
+learnt from the best episodes alone.
 
-Differs from the paper: it learns values by Cal-QL, whose critic needs an actor of its own and 30 actions a row; those
-of `iql` ask for no action that was not logged, and are not lowered elsewhere: the minimum of the two is what is
-cautious. A critic here reads one task's observations and no instruction, and there are two, of the smallest of which
-the value is.
+Differs from the paper: its values are Cal-QL's, learnt with an actor of their own and 30 more actions a row, and
+lowered where data are missing. Those of `iql` are asked of logged actions alone, and nothing lowers them elsewhere but
+the minimum over the ensemble. They read one task's observations, without an instruction.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def v_gps(algorithm: Algorithm, candidates: int = 10, sharpness: float | None = 
     above(0, candidates=candidates)
     between(0, math.inf, sharpness=sharpness)
     actor = algorithm.networks.get("actor")
-    if actor is None or getattr(actor, "func", None) is deterministic_actor().func:
+    if actor is None or getattr(actor, "func", None) is deterministic_actor().func:  # type: ignore[attr-defined]
         raise ValueError(f"v-gps does not fit {algorithm}, whose policy draws nothing: choose gaussian-bc, iql or sac")
     valued = algorithm if "target_critic" in algorithm.networks else in_sample_values(algorithm)
     sharp = math.inf if sharpness is None else sharpness
