@@ -14,7 +14,7 @@ from palaestra.factories.datasets import make_dataset
 WORLD = "palaestra/PointMass-v0"
 STEPS = 10_000
 BODY = "lr=1e-3, batch_size=64, hidden=(64, 64)"
-WATCHED = "hidden=(64, 64), gamma=0.8, tolerance=0.99"
+WATCHED = "hidden=(64, 64), gamma=0.8, tolerance=1.0"
 
 
 def middling() -> Dataset:
@@ -29,7 +29,7 @@ CLAIM = Claim(
     slug="rlif",
     says="With a middling expert, RLIF's policy earns more than HG-DAgger's.",
     baseline=f"bc({BODY}, start=0)+prior-data+hg-dagger({WATCHED})",
-    treatment=f"rlpd({BODY}, start=0, critic_updates=4, critics=2)+rlif({WATCHED})",
+    treatment=f"rlpd({BODY}, start=0, critic_updates=4, critics=2, entropy_coefficient=0.01)+rlif({WATCHED})",
     world=WORLD,
     measure="final",
     dataset=middling,

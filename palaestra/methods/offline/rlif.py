@@ -6,9 +6,9 @@
     rlif-random:  steps in with the same probability anywhere
     hg-dagger:    steps in as with rlif; a clone learns from the dataset and from what the expert does then
 
-It then acts for `length` steps. The expert mu* is a clone of the dataset's best episodes, Q* the discounted return that
-was logged after an action, of all episodes: both are fitted to the dataset once, before the first step, and play the
-person who watches. The policy does not see them. Of the dataset it is shown the expert's episodes, without rewards.
+It then acts for `length` steps. The expert mu* is a clone of the dataset's best episodes, Q* what its actions are worth,
+by fitted Q evaluation on all episodes: both are fitted to the dataset once, before the first step, and play the person
+who watches. The policy does not see them. Of the dataset it is shown the expert's episodes, without rewards.
 
 Paper: Luo, Dong, Zhai, Ma and Levine, "RLIF: Interactive Imitation Learning as Reinforcement Learning" (2024); delta is
 `tolerance`, k `length`. `hg_dagger` is its baseline, of Kelly et al., "HG-DAgger" (2019).
@@ -16,7 +16,7 @@ Paper: Luo, Dong, Zhai, Ma and Levine, "RLIF: Interactive Imitation Learning as 
 Traps: nobody is paid for ending an episode early, but a step costs at most nothing: where ending is a failure that the
 expert does not foresee, the policy learns to end. With interventions everywhere every policy is as bad. Q*
 knows nothing of what is far from the dataset, and a policy flees to where nobody objects: with a dataset of the
-expert's episodes alone it did. Give it one that has seen worse. Episodes that were cut off count as if they had ended.
+expert's episodes alone it did. Give it one that has seen worse.
 
 Differs from the paper: its experts and their critics were trained by reinforcement learning with the task's reward;
 here both are fitted to what the expert did, so that an expert is as good as a clone of its data. The threshold is
@@ -26,7 +26,7 @@ authors leave out most of the expert's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -50,13 +50,14 @@ from palaestra.algorithm import (
 )  # fmt: skip
 from palaestra.batch import Columns, Obs, each
 from palaestra.data.priorities import InProportion
-from palaestra.data.whole import best_episodes, episodes, return_to_go
+from palaestra.data.whole import best_episodes, episodes
 from palaestra.networks.actors import deterministic_actor
 from palaestra.networks.critics import action_critic, said_by
 from palaestra.networks.fitting import by_episode, drawing_from, fitted
 from palaestra.rollout.intervention import Wants, blamed, intervened
 
 HELD_OUT = 0.1
+ROUNDS, UPDATES = 30, 500  # of fitted Q evaluation, each with so many updates at most
 EXPERT, JUDGE = "expert", "judge"  # networks
 
 
@@ -80,8 +81,8 @@ def at_random(nets: Nets, obs: Obs, action: Tensor, rng: Generator, probability:
 
 
 def squared_error(nets: nn.ModuleDict, b: Columns) -> Tensor:
-    """Of the judge, against the logged return: rows [B]."""
-    return (said_by(nets[JUDGE], b["obs"], b["action"])[0] - b["return_to_go"]).square()
+    """Of the judge: rows [B]."""
+    return (said_by(nets[JUDGE], b["obs"], b["action"])[0] - b["worth"]).square()
 
 
 def cloning_error(nets: nn.ModuleDict, b: Columns) -> Tensor:
@@ -93,20 +94,34 @@ def cloning_error(nets: nn.ModuleDict, b: Columns) -> Tensor:
 def fit_expert(
     nets: Nets, columns: Columns, rng: Generator, factories: dict[str, Factory], gamma: float, share: float
 ) -> Columns:
-    """`of_expert` [R]: whether a step is of the best `share` of the episodes. Writes the expert and its judge into
-    `nets`."""
+    """`of_expert` [R]: whether a step is of the best `share` of the episodes. Writes expert and judge into `nets`."""
     number = episodes(columns)
     shown = best_episodes(columns, max(1, round(share * (int(number[-1]) + 1))))[number]
-    given = return_to_go(nets, columns, rng, gamma)
-    needed = {key: given[key] for key in ("obs", "action", "return_to_go")}
-    for name, rows, which in ((EXPERT, cloning_error, shown), (JUDGE, squared_error, torch.ones_like(shown))):
-        sides = by_episode({**columns, "valid": columns["valid"] & which}, HELD_OUT, rng)
-        train, held_out = (each(lambda x: x[side], needed) for side in sides)  # noqa: B023
-        with drawing_from(rng):
-            alone = nn.ModuleDict({name: factories[name](nets.spec, nets)})
-        best = fitted(alone, rows, train, held_out, rng)
-        nets[name].load_state_dict(best[name].state_dict())
+    with drawing_from(rng):
+        alone = nn.ModuleDict({name: factory(nets.spec, nets) for name, factory in factories.items()})
+    train, held_out = by_episode({**columns, "valid": columns["valid"] & shown}, HELD_OUT, rng)
+    fitted(alone[EXPERT], _alone(EXPERT, cloning_error), _at(columns, train), _at(columns, held_out), rng)
+    train, held_out = by_episode(columns, HELD_OUT, rng)
+    following = {"obs": each(lambda x: x.roll(-1, 0), columns["obs"])}
+    worth = columns["reward"]
+    for _ in range(ROUNDS):
+        rows = {**columns, "worth": worth}
+        judge = alone[JUDGE].requires_grad_()
+        fitted(judge, _alone(JUDGE, squared_error), _at(rows, train), _at(rows, held_out), rng, updates=UPDATES)
+        then = said_by(judge, following["obs"], alone[EXPERT](following["obs"]))[0]
+        worth = columns["reward"] + gamma * ~columns["terminated"] * then
+    for name in factories:
+        nets[name].load_state_dict(alone[name].state_dict())
     return {**columns, "of_expert": shown}
+
+
+def _alone(name: str, rows: Callable[[nn.ModuleDict, Columns], Tensor]) -> Callable[[nn.Module, Columns], Tensor]:
+    return lambda module, b: rows({name: module}, b)  # type: ignore[arg-type]
+
+
+def _at(columns: Columns, rows: Tensor) -> Columns:
+    kept = ("obs", "action", "worth")
+    return {key: each(lambda x: x[rows], columns[key]) for key in kept if key in columns}
 
 
 @expressed
