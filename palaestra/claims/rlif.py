@@ -29,7 +29,7 @@ CLAIM = Claim(
     slug="rlif",
     says="With a middling expert, RLIF's policy earns more than HG-DAgger's.",
     baseline=f"bc({BODY}, start=0)+prior-data+hg-dagger({WATCHED})",
-    treatment=f"rlpd({BODY}, start=0, critic_updates=4, critics=2, entropy_coefficient=0.01)+rlif({WATCHED})",
+    treatment=f"rlpd({BODY}, start=0, critic_updates=4, critics=2, entropy_coefficient=0.1)+rlif({WATCHED})",
     world=WORLD,
     measure="final",
     dataset=middling,

@@ -42,12 +42,16 @@ CLAIM = Claim(
     dataset=mostly_watched,
     scales={
         "smoke": Scale(steps=40, group=2, max_groups=1, train={**STACKED, "evaluate_every": 20, "episodes": 2}),
-        "cpu": Scale(steps=5_000, train={**STACKED, "evaluate_every": 1_000, "episodes": 20}),
+        "cpu": Scale(steps=10_000, train={**STACKED, "evaluate_every": 2_000, "episodes": 20}),
         "paper": Scale(steps=200_000, train={**STACKED, "evaluate_every": 10_000, "episodes": 30}),
     },
-    differs="A pendulum in place of MuJoCo's bodies, its scripted controller in place of trained policies, and one of the "
-    "paper's many choices of the episodes that have actions; TD3+BC alone, of its three bases; networks of two layers of "
-    "64 units and a learning rate of 1e-3, for both arms, and the same for the model. The baseline standardises "
-    "observations by all episodes, those without actions too.",
-    tried="One setting, the first, of td3-bc (both arms) and of the model.",
+    differs="A pendulum in place of MuJoCo's bodies, its scripted controller in place of trained policies, and one of "
+    "the paper's many choices of the episodes that have actions; TD3+BC alone, of its three bases; layers of 64 units, "
+    "batches of 64 and a learning rate of 1e-3, for both arms, and of 64 units, 256 and 1e-3 for the model; 10,000 "
+    "updates in place of 200,000. The baseline standardises observations by all episodes, those without actions too.",
+    tried="One setting of td3-bc, the first, the same in both arms, and one of the model; 3 seeds that are not among "
+    "those compared, 20 episodes each. Medium episodes earn -881 here, the controller's -149, those with actions -890. "
+    "After 1,000, 2,000 and 5,000 updates -990, -1004 and -768 without the other episodes, -864, -903 and -594 with "
+    "them, and -882, -902 and -595 where all actions were there. After 10,000, which the claim has, as returns rose "
+    "until then: -504 without and -281 with them. The model's squared error was 0.0026, of a variance of 0.227.",
 )

@@ -10,6 +10,7 @@ from palaestra.algorithm import Unfit, changed_parts
 from palaestra.algorithms.dqn import dqn
 from palaestra.algorithms.iql import iql
 from palaestra.algorithms.normalisation import normalised_obs
+from palaestra.claims.cocoa import outside
 from palaestra.data.dataset import from_episodes
 from palaestra.expression import parse
 from palaestra.learner import Learner
@@ -188,3 +189,16 @@ def test_what_it_does_not_fit():
     with pytest.raises(ValueError, match=r"both set networks\.actor"):
         cocoa(cocoa(iql()))
     assert "normalised-obs" in str(normalised_obs(cocoa(iql())))  # is found out when the dataset is read
+
+
+def test_what_the_claim_cuts_out_is_in_no_piece():
+    angle = np.array([0.0, 0.2, -1.0, -2.0, 3.0, 2.0, 1.0, -0.6, 0.0])
+    episode = {
+        "obs": np.stack([np.cos(angle), np.sin(angle), angle], 1),
+        "reward": np.arange(8.0),
+        "truncated": np.arange(8) == 7,
+    }
+    pieces = list(outside(episode))  # 0, 0.2 | 3, 2, 1 | 0: the last is an observation without a step
+    assert [piece["obs"][:, 2].tolist() for piece in pieces] == [[0.0, 0.2], [3.0, 2.0, 1.0], [0.0]]
+    assert [piece["reward"].tolist() for piece in pieces] == [[0.0], [4.0, 5.0], []]
+    assert [piece["truncated"].tolist() for piece in pieces] == [[True], [False, True], []]

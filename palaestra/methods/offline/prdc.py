@@ -74,7 +74,8 @@ def prdc(algorithm: Algorithm, state_weight: float = 2.0, neighbour: int = 1) ->
     if actor is None or CLONING not in actor.terms:
         raise ValueError(f"prdc does not fit {algorithm}, whose actor clones no action beside a value: choose td3-bc")
     algorithm = rebind(algorithm, "actor", CLONING, target=COLUMN)
-    term = replace(algorithm.losses["actor"].terms[CLONING], needs=(COLUMN,))
+    term = algorithm.losses["actor"].terms[CLONING]
+    term = replace(term, needs=(*term.needs, COLUMN))
     settings: dict[str, Any] = {"tree": Tree(), "state_weight": state_weight, "neighbour": neighbour}
     find = Transform(partial(nearest, **settings), stream=term.stream, gives=(COLUMN,))
     actor = replace(actor, terms={**actor.terms, CLONING: term}, transforms=(*actor.transforms, find))
