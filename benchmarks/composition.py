@@ -12,13 +12,17 @@ import json
 from pathlib import Path
 
 ENV, STEPS, EXPERT_SHARE = "palaestra/PointMazeUMaze-v0", 20_000, 0.05
-UPDATES, GROUP, GROUPS, EPISODES = 5_000, 5, 2, 20
+UPDATES, GROUP, GROUPS, EPISODES = 3_000, 5, 2, 20
 BASES = {
     "td3-bc": "td3-bc(hidden=(64, 64))",
     "iql": "iql(decay_over=None, hidden=(64, 64))",
-    "cql": "cql(conservatism=1.0, hidden=(64, 64))",
+    "cql": "cql(conservatism=1.0, actions=4, hidden=(64, 64))",
 }
-WEIGHTING, REGULARISER = "trajectory-weighting", "cocoa"
+WEIGHTING = "trajectory-weighting"
+REGULARISER = (
+    "cocoa(features=64, embedding=8, embedding_hidden=(64,), members=3, model_hidden=(64, 64), seeker_hidden=(64,), "
+    "fit_updates=2000)"
+)
 KEEP = ("iqm", "interval", "scores", "seeds", "expression")
 
 
@@ -45,7 +49,7 @@ def run(bases: list[str], folder: Path, threads: int, out: Path) -> None:
         arms = {
             "plain": plain,
             WEIGHTING: f"{plain}+{WEIGHTING}",
-            REGULARISER: f"{plain}+{REGULARISER}",
+            "cocoa": f"{plain}+{REGULARISER}",
             "both": f"{plain}+{REGULARISER}+{WEIGHTING}",
         }
         told = pal.compare(

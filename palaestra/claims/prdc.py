@@ -61,16 +61,16 @@ CLAIM = Claim(
         "cpu": Scale(steps=4_000, train={**STACKED, "evaluate_every": 1_000, "episodes": 20}),
         "paper": Scale(steps=1_000_000, train={**STACKED, "evaluate_every": 5_000, "episodes": 50}),
     },
-    differs="The paper's idea in a world of its kind, and not its 21 datasets of MuJoCo's bodies and mazes: a point "
+    differs="The paper's idea in a world of its kind, and not its datasets of MuJoCo's bodies and mazes: a point "
     "mass on a board with 10,000 logged steps in place of a line; layers of 64 units, batches of 128, a learning rate "
     "of 1e-3 and 4,000 updates, for both arms.",
     tried="Both arms with `improvement` of 2.5 (the papers'), 10, 40 and 160, 2,000 updates, 5 seeds that are not "
-    "among those compared, 20 episodes each, data of the same kind as the claim's but not the same. The controller "
-    "earns -9 here, the misled one -80, random actions -144. td3-bc alone: -85, -66, -46, -41; with prdc: -10, -10, "
-    "-16, -28. The claim's value is one of the two that suit td3-bc best, and not the one that suits prdc. On the claim's data "
-    "the curve of td3-bc at 1,000 to 4,000 updates was -87, -32, -20, -12, with prdc -59, -12, -9, -9: with a large "
-    "`improvement` td3-bc comes to nearly the same, later. A state_weight of 0.5 in place of 2, with an improvement of "
-    "2.5: -69. On data of the factory, improvement 2.5: where the point mass's controller acts at random a part of the "
-    "time (medium) -27 and -13; in the pendulum, random actions and a fifth of the controller's (mixed), -1262 and, "
-    "worse, -1486, where random actions earn -1213.",
+    "among those compared, 20 episodes each, data of the same kind as the claim's but not the same. The "
+    "controller earns -9 here, the misled one -80, random actions -144. td3-bc alone: -85, -66, -46, -41; with "
+    "prdc: -10, -10, -16, -28. The claim's value is one of the two that suit td3-bc best, and not the one that "
+    "suits prdc. On the claim's data the curve of td3-bc at 1,000 to 4,000 updates was -87, -32, -20, -12, with"
+    " prdc -59, -12, -9, -9: with a large `improvement` td3-bc comes to nearly the same, later. A state_weight "
+    "of 0.5 in place of 2, with an improvement of 2.5: -69. On data of the factory, improvement 2.5: where the "
+    "point mass's controller acts at random a part of the time (medium) -27 and -13; in the pendulum, random "
+    "actions and a fifth of the controller's (mixed), -1262 and, worse, -1486, where random actions earn -1213.",
 )

@@ -11,7 +11,7 @@ observation and the step that was taken from it; the last holds the final observ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -129,7 +129,7 @@ def canonical(array: np.ndarray) -> np.ndarray:
 
 
 def from_episodes(
-    episodes: list[Mapping[str, np.ndarray]],
+    episodes: Sequence[Mapping[str, np.ndarray]],
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     about: Mapping[str, Any] | None = None,

@@ -6,7 +6,7 @@
     rlif-random:  steps in with the same probability anywhere
     hg-dagger:    steps in as with rlif; a clone learns from the dataset and from what the expert does then
 
-It then acts for `length` steps. The expert mu* is a clone of the dataset's best episodes, Q* what its actions are worth,
+It then acts for `length` steps. The expert mu* clones the dataset's best episodes, Q* is what its actions are worth,
 by fitted Q evaluation on all episodes: both are fitted to the dataset once, before the first step, and play the person
 who watches. The policy does not see them. Of the dataset it is shown the expert's episodes, without rewards.
 
