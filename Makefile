@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 install-bench: install  ## Add the libraries that benchmarks compare with
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[bench]"
 
-# The same td3 twice: alone, and with S3RL, whose first episodes start where a scripted teacher was.
+# The same td3 twice: alone, and with SnapshotRL, whose first episodes start where a scripted teacher was.
 TD3 := td3(lr=1e-3, gamma=0.95, tau=0.05, policy_delay=6, exploration_noise=0.3, batch_size=128, start=1500, hidden=(64, 64))
 
 quickstart: install  ## Does a teacher's trajectory help td3 in a maze? A verdict within three minutes
