@@ -7,6 +7,7 @@ of a run, and a run that is resumed, gets the same networks.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -15,6 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from palaestra.batch import Columns, each, number_of_rows
+from palaestra.faults import NotFinite
 from palaestra.optimisers import adam
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -66,7 +68,7 @@ def fitted(
         train, held_out: columns [R, ...].
         updates: at most; it ends after `patience` looks at `held_out`, one every `check_every`, without a better one.
 
-    Raises ValueError where one of the two has no row.
+    Raises ValueError where one of the two has no row, NotFinite where the loss is not finite.
     """
     counts = number_of_rows(train), number_of_rows(held_out)
     if not all(counts):
@@ -83,6 +85,11 @@ def fitted(
         if update % check_every == 0 or update == updates:
             with torch.no_grad():
                 now = float(rows(module, held_out).mean())
+            if not math.isfinite(now):
+                raise NotFinite(
+                    f"the loss of a network that is fitted to the dataset is {now} after {update:,} updates: look for "
+                    "what is not finite in it with palaestra dataset check"
+                )
             since = 0 if now < best else since + 1
             if now < best:
                 best, kept = now, copy.deepcopy(module.state_dict())

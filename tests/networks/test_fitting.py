@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
+from palaestra.faults import NotFinite
 from palaestra.networks.fitting import by_episode, drawing_from, fitted
 
 
@@ -49,6 +50,14 @@ def test_rows_are_needed_on_both_sides() -> None:
     rng = Generator().manual_seed(0)
     with pytest.raises(ValueError, match="200 rows and judged on 0"):
         fitted(model(0), squared_error, line(200, rng), line(0, rng), rng)
+
+
+def test_a_loss_that_is_not_finite_is_told() -> None:
+    rng = Generator().manual_seed(0)
+    train, held_out = line(200, rng), line(50, rng)
+    train["y"][3] = torch.nan
+    with pytest.raises(NotFinite, match="is nan after 100 updates"):
+        fitted(model(0), squared_error, train, held_out, rng)
 
 
 @pytest.mark.parametrize(("lengths", "expected"), [((3, 2, 4, 1), 1), ((5,), None)])
