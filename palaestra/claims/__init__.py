@@ -11,6 +11,7 @@ CLAIMS = {
     "prdc": "palaestra.claims.prdc",
     "props": "palaestra.claims.props",
     "rlif": "palaestra.claims.rlif",
+    "smore": "palaestra.claims.smore",
     "snapshotrl": "palaestra.claims.snapshotrl",
     "ss-orl": "palaestra.claims.ss_orl",
     "stop-regressing": "palaestra.claims.stop_regressing",
