@@ -69,7 +69,9 @@ class Store(Protocol):
     def ends(self, index: Tensor) -> Tensor: ...
 
 
-Layout = Callable[[Store, Tensor, Generator], Columns]
+# Of rows by index [B], with the seed's stream of random numbers; of several seeds' rows side by side, as many for each,
+# with a tuple of theirs.
+Layout = Callable[[Store, Tensor, Any], Columns]
 
 
 class Priority(Protocol):

@@ -90,7 +90,7 @@ class Fixed:
             drawn = [self._drawn(n, own) for own in rngs]
             index = torch.from_numpy(np.concatenate(drawn) if self.seeds > 1 else drawn[0]).to(self.device)
             weight = torch.ones(len(index), device=self.device)
-        batch = self.buffer.layout(self, index, rngs[0])
+        batch = self.buffer.layout(self, index, rng)
         batch["index"], batch["weight"] = index, weight
         return batch if self.seeds == 1 else each(lambda x: x.view(self.seeds, n, *x.shape[1:]), batch)
 

@@ -159,7 +159,7 @@ class Replay:
             raise ValueError("the replay is empty: insert steps before drawing from it")
         rngs = (rng,) if isinstance(rng, Generator) else rng
         index = self.draw(n, rngs)
-        batch = self.buffer.layout(self, index, rngs[0])
+        batch = self.buffer.layout(self, index, rng)
         batch["index"] = index
         if self.prioritised:
             batch["weight"] = self.prioritised.weights(index, self.rows, clock)  # type: ignore[arg-type]
@@ -304,7 +304,7 @@ class Rollout:
         first = torch.arange(self.seeds, device=self.device).view(-1, *[1] * self.units.dim()) * own
         for order in orders.chunk(count, dim=1):
             index = (self.units[order] + first).flatten(0, 1)
-            batch = self.buffer.layout(self, index, rngs[0])  # type: ignore[arg-type]
+            batch = self.buffer.layout(self, index, rngs if self.seeds > 1 else rngs[0])  # type: ignore[arg-type]
             batch |= {"index": order.flatten(), "weight": torch.ones(order.numel(), device=self.device)}
             yield batch if self.seeds == 1 else each(lambda x: x.view(self.seeds, -1, *x.shape[1:]), batch)
 

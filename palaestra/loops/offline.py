@@ -53,7 +53,8 @@ class Offline:
         )
         self.algorithm = self.learner.algorithm
         self.drawing = self.learner.streams("drawing")
-        self.streams = {t.stream for loss in self.algorithm.losses.values() for t in loss.terms.values()}
+        terms = (term for loss in self.algorithm.losses.values() for term in loss.terms.values())
+        self.streams = tuple(dict.fromkeys(term.stream for term in terms))  # in this order they are drawn
         self.replays: dict[str, Rows] = dict(filled(self.learner, dataset, self.border, self.algorithm.buffers))
         self.metrics: dict[str, Tensor] = {}
 

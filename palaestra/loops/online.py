@@ -103,7 +103,8 @@ class Online:
             same_spaces(Border(dataset.observation_space, dataset.action_space), border)
             self.replays |= filled(self.learner, dataset, border, (DATASET,))
         self.rollouts = {name: Rollout(b, device, n) for name, b in buffers.items() if b.layout in OF_THIS_PASS}
-        self.streams = {t.stream for loss in algorithm.losses.values() for t in loss.terms.values()}
+        terms = (term for loss in algorithm.losses.values() for term in loss.terms.values())
+        self.streams = tuple(dict.fromkeys(term.stream for term in terms))  # in this order they are drawn
         self.policy = self.learner.policy()
         self.metrics: dict[str, Tensor] = {}
 
