@@ -144,7 +144,7 @@ def rlif(
     """
     between(0, 1, tolerance=tolerance)
     wants = partial(worse_than_expert, tolerance=tolerance)
-    return _rewarded(_watched(algorithm, wants, length, expert_share, gamma, hidden))
+    return _rewarded(_watched("rlif", algorithm, wants, length, expert_share, gamma, hidden))
 
 
 @expressed
@@ -164,7 +164,7 @@ def rlif_random(
     """
     between(0, 1, probability=probability)
     wants = partial(at_random, probability=probability)
-    return _rewarded(_watched(algorithm, wants, length, expert_share, gamma, hidden))
+    return _rewarded(_watched("rlif-random", algorithm, wants, length, expert_share, gamma, hidden))
 
 
 @expressed
@@ -183,7 +183,7 @@ def hg_dagger(
     """
     between(0, 1, tolerance=tolerance)
     wants = partial(worse_than_expert, tolerance=tolerance)
-    watched = _watched(algorithm, wants, length, expert_share, gamma, hidden)
+    watched = _watched("hg-dagger", algorithm, wants, length, expert_share, gamma, hidden)
     kept = replace(watched.buffers["replay"], keep=of_expert)
     return replace(watched, buffers={**watched.buffers, "replay": kept})
 
@@ -199,13 +199,13 @@ def _rewarded(algorithm: Algorithm) -> Algorithm:
 
 
 def _watched(
-    algorithm: Algorithm, wants: Wants, length: int, share: float, gamma: float, hidden: Sequence[int]
+    slug: str, algorithm: Algorithm, wants: Wants, length: int, share: float, gamma: float, hidden: Sequence[int]
 ) -> Algorithm:
     """With an expert that is fitted to the dataset and acts for `length` steps when it `wants` to."""
     above(0, length=length, expert_share=share)
     between(0, 1, gamma=gamma, expert_share=share)
     if "dataset" not in algorithm.buffers:
-        raise ValueError(f"{algorithm} has no prior data to know an expert by: use rlpd, or add +prior-data before")
+        raise ValueError(f"{slug} does not fit {algorithm}, which has no dataset to know an expert by: add +prior-data")
     factories = {EXPERT: deterministic_actor(hidden), JUDGE: action_critic(1, hidden)}
     algorithm = add_networks(algorithm, **factories)
     fit = partial(fit_expert, factories=factories, gamma=gamma, share=share)

@@ -84,7 +84,10 @@ def v_gps(algorithm: Algorithm, candidates: int = 10, sharpness: float | None = 
     actor = algorithm.networks.get("actor")
     if actor is None or getattr(actor, "func", None) is deterministic_actor().func:  # type: ignore[attr-defined]
         raise ValueError(f"v-gps does not fit {algorithm}, whose policy draws nothing: choose gaussian-bc, iql or sac")
-    valued = algorithm if "target_critic" in algorithm.networks else in_sample_values(algorithm)
+    valued = algorithm
+    if "target_critic" not in algorithm.networks:
+        _must_fit("v-gps", algorithm)
+        valued = in_sample_values(algorithm)
     sharp = math.inf if sharpness is None else sharpness
     return deploy_with(valued, partial(reranked, value=least_value, candidates=candidates, sharpness=sharp))
 
@@ -106,11 +109,7 @@ def in_sample_values(
     Args:
         gamma, expectile, lr, tau, critics, hidden, activation, encoder: as for `iql`.
     """
-    replay = algorithm.buffers.get("replay")
-    if taken := [name for name in NETWORKS if name in algorithm.networks]:
-        raise ValueError(f"in-sample-values does not fit {algorithm}, which has a network {taken[0]!r} already")
-    if replay is None or "next_obs" not in given_by(replay.layout):
-        raise ValueError(f"in-sample-values does not fit {algorithm}: it has no replay of transitions, as gaussian-bc")
+    _must_fit("in-sample-values", algorithm)
     settings: dict[str, Any] = {"lr": lr, "gamma": gamma, "tau": tau, "expectile": expectile, "critics": critics}
     settings |= {"hidden": hidden, "activation": activation, "encoder": encoder}
     values, of_choices = iql(**settings), iql_discrete(**settings)
@@ -122,3 +121,12 @@ def in_sample_values(
     for after in values.after_update:
         algorithm = also_after(algorithm, after)
     return algorithm
+
+
+def _must_fit(slug: str, algorithm: Algorithm) -> None:
+    """ValueError where values cannot be learnt beside what there is."""
+    replay = algorithm.buffers.get("replay")
+    if taken := [name for name in NETWORKS if name in algorithm.networks]:
+        raise ValueError(f"{slug} does not fit {algorithm}, which has a network {taken[0]!r} already")
+    if replay is None or "next_obs" not in given_by(replay.layout):
+        raise ValueError(f"{slug} does not fit {algorithm}: it has no replay of transitions, as gaussian-bc")
