@@ -10,12 +10,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from palaestra.batch import Columns, each, number_of_rows
+from palaestra.algorithm import Factory, Nets
+from palaestra.batch import Columns, Spec, each, number_of_rows
 from palaestra.faults import NotFinite
 from palaestra.optimisers import adam
 
@@ -97,3 +99,12 @@ def fitted(
                 break
     module.load_state_dict(kept)
     return module.requires_grad_(False)
+
+
+def untrained(factory: Factory) -> Factory:
+    """The network of a factory, as one that no loss trains: what is fitted is written into it."""
+    return partial(_untrained, factory=factory)
+
+
+def _untrained(spec: Spec, nets: Nets, factory: Factory) -> nn.Module:
+    return factory(spec, nets).requires_grad_(False)

@@ -53,7 +53,7 @@ from palaestra.data.priorities import InProportion
 from palaestra.data.whole import best_episodes, episodes
 from palaestra.networks.actors import deterministic_actor
 from palaestra.networks.critics import action_critic, said_by
-from palaestra.networks.fitting import by_episode, drawing_from, fitted
+from palaestra.networks.fitting import by_episode, drawing_from, fitted, untrained
 from palaestra.rollout.intervention import Wants, blamed, intervened
 
 HELD_OUT = 0.1
@@ -207,7 +207,7 @@ def _watched(
     if "dataset" not in algorithm.buffers:
         raise ValueError(f"{slug} does not fit {algorithm}, which has no dataset to know an expert by: add +prior-data")
     factories = {EXPERT: deterministic_actor(hidden), JUDGE: action_critic(1, hidden)}
-    algorithm = add_networks(algorithm, **factories)
+    algorithm = add_networks(algorithm, **{name: untrained(factory) for name, factory in factories.items()})
     fit = partial(fit_expert, factories=factories, gamma=gamma, share=share)
     algorithm = append_transform(algorithm, Transform(fit, "dataset", "dataset", gives=("of_expert",)))
     algorithm = reprioritise(algorithm, "dataset", InProportion("of_expert"))
