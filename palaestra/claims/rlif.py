@@ -14,7 +14,7 @@ from palaestra.factories.datasets import make_dataset
 WORLD = "palaestra/PointMass-v0"
 STEPS = 10_000
 BODY = "lr=1e-3, batch_size=64, hidden=(64, 64)"
-WATCHED = "hidden=(64, 64), gamma=0.8, tolerance=1.0"
+WATCHED = "hidden=(64, 64), gamma=0.8, tolerance=1.0, fit_updates=200"
 
 
 def middling() -> Dataset:

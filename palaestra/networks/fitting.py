@@ -101,6 +101,11 @@ def fitted(
     return module.requires_grad_(False)
 
 
+def cloning_error(actor: nn.Module, rows: Columns) -> Tensor:
+    """`mean_A (actor(obs) - action)^2`, for `fitted`: [B]."""
+    return (actor(rows["obs"]) - rows["action"]).square().mean(-1)
+
+
 def untrained(factory: Factory) -> Factory:
     """The network of a factory, as one that no loss trains: what is fitted is written into it."""
     return partial(_untrained, factory=factory)

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from palaestra.algorithm import (
     Algorithm,
@@ -46,10 +46,10 @@ from palaestra.algorithm import (
     replace_network,
 )  # fmt: skip
 from palaestra.algorithms.xql import layer_normalised
-from palaestra.batch import Columns, Spec
+from palaestra.batch import Columns
 from palaestra.networks.actors import deterministic_actor
 from palaestra.networks.dynamics import GaussianDynamics, fitted_dynamics, gaussian_dynamics
-from palaestra.networks.fitting import by_episode, drawing_from, fitted
+from palaestra.networks.fitting import by_episode, cloning_error, drawing_from, fitted, untrained
 from palaestra.networks.transduction import transductive
 
 READERS = ("actor", "critic", "value")  # the networks that read observations, in the bases that there are
@@ -87,11 +87,6 @@ def away(reverse: GaussianDynamics, steps: Columns, rng: Generator, length: int,
     return {"obs": obs, "action": action}
 
 
-def cloning_error(seeker: nn.Module, steps: Columns) -> Tensor:
-    """`mean_A (mu(x) - a)^2`: rows [B]."""
-    return (seeker(steps["obs"]) - steps["action"]).square().mean(-1)
-
-
 def fit(
     nets: Nets,
     columns: Columns,
@@ -124,10 +119,6 @@ def fit(
     nets["forward_model"].load_state_dict(forward.state_dict())
     nets["anchor_seeker"].load_state_dict(mu.state_dict())
     return columns
-
-
-def _frozen(spec: Spec, nets: Nets, factory: Factory) -> nn.Module:
-    return factory(spec, nets).requires_grad_(False)
 
 
 @expressed
@@ -176,9 +167,7 @@ def cocoa(
         )
         algorithm = replace_network(algorithm, name, wrapped)
     model, seeker = gaussian_dynamics(members, model_hidden), layer_normalised(deterministic_actor(seeker_hidden))
-    algorithm = add_networks(
-        algorithm, forward_model=partial(_frozen, factory=model), anchor_seeker=partial(_frozen, factory=seeker)
-    )
+    algorithm = add_networks(algorithm, forward_model=untrained(model), anchor_seeker=untrained(seeker))
     fitting = partial(
         fit, model=model, seeker=seeker, length=rollout_length, scale=direction_scale, noise=direction_noise,
         updates=fit_updates,

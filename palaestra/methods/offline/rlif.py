@@ -26,7 +26,7 @@ authors leave out most of the expert's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -53,11 +53,11 @@ from palaestra.data.priorities import InProportion
 from palaestra.data.whole import best_episodes, episodes
 from palaestra.networks.actors import deterministic_actor
 from palaestra.networks.critics import action_critic, said_by
-from palaestra.networks.fitting import by_episode, drawing_from, fitted, untrained
+from palaestra.networks.fitting import by_episode, cloning_error, drawing_from, fitted, untrained
 from palaestra.rollout.intervention import Wants, blamed, intervened
 
 HELD_OUT = 0.1
-ROUNDS, UPDATES = 30, 500  # of fitted Q evaluation, each with so many updates at most
+ROUNDS = 30  # of fitted Q evaluation
 EXPERT, JUDGE = "expert", "judge"  # networks
 
 
@@ -80,48 +80,46 @@ def at_random(nets: Nets, obs: Obs, action: Tensor, rng: Generator, probability:
     return torch.rand(len(action), generator=rng, device=action.device) < probability
 
 
-def squared_error(nets: nn.ModuleDict, b: Columns) -> Tensor:
-    """Of the judge: rows [B]."""
-    return (said_by(nets[JUDGE], b["obs"], b["action"])[0] - b["worth"]).square()
-
-
-def cloning_error(nets: nn.ModuleDict, b: Columns) -> Tensor:
-    """Of the expert, from the logged action: rows [B]."""
-    return (nets[EXPERT](b["obs"]) - b["action"]).square().mean(-1)
+def judging_error(judge: nn.Module, b: Columns) -> Tensor:
+    """From what the logged action is `worth`: rows [B]."""
+    return (said_by(judge, b["obs"], b["action"])[0] - b["worth"]).square()
 
 
 @gives("of_expert")
 def fit_expert(
-    nets: Nets, columns: Columns, rng: Generator, factories: dict[str, Factory], gamma: float, share: float
+    nets: Nets,
+    columns: Columns,
+    rng: Generator,
+    factories: dict[str, Factory],
+    gamma: float,
+    share: float,
+    updates: int,
 ) -> Columns:
     """`of_expert` [R]: whether a step is of the best `share` of the episodes. Writes expert and judge into `nets`."""
     number = episodes(columns)
     shown = best_episodes(columns, max(1, round(share * (int(number[-1]) + 1))))[number]
     with drawing_from(rng):
-        alone = nn.ModuleDict({name: factory(nets.spec, nets) for name, factory in factories.items()})
-    train, held_out = by_episode({**columns, "valid": columns["valid"] & shown}, HELD_OUT, rng)
-    fitted(alone[EXPERT], _alone(EXPERT, cloning_error), _at(columns, train), _at(columns, held_out), rng)
-    train, held_out = by_episode(columns, HELD_OUT, rng)
-    following = {"obs": each(lambda x: x.roll(-1, 0), columns["obs"])}
+        expert, judge = (factories[name](nets.spec, nets) for name in (EXPERT, JUDGE))
+    logged = {"obs": columns["obs"], "action": columns["action"]}
+    sides = by_episode({**columns, "valid": columns["valid"] & shown}, HELD_OUT, rng)
+    fitted(expert, cloning_error, *_at(logged, sides), rng)
+    sides = by_episode(columns, HELD_OUT, rng)
+    following = each(lambda x: x.roll(-1, 0), columns["obs"])
+    then = expert(following)
     worth = columns["reward"]
     for _ in range(ROUNDS):
-        rows = {**columns, "worth": worth}
-        judge = alone[JUDGE].requires_grad_()
-        fitted(judge, _alone(JUDGE, squared_error), _at(rows, train), _at(rows, held_out), rng, updates=UPDATES)
-        then = said_by(judge, following["obs"], alone[EXPERT](following["obs"]))[0]
-        worth = columns["reward"] + gamma * ~columns["terminated"] * then
-    for name in factories:
-        nets[name].load_state_dict(alone[name].state_dict())
+        rows = {**logged, "worth": worth}
+        fitted(judge.requires_grad_(), judging_error, *_at(rows, sides), rng, updates=updates)
+        worth = columns["reward"] + gamma * ~columns["terminated"] * said_by(judge, following, then)[0]
+    nets[EXPERT].load_state_dict(expert.state_dict())
+    nets[JUDGE].load_state_dict(judge.state_dict())
     return {**columns, "of_expert": shown}
 
 
-def _alone(name: str, rows: Callable[[nn.ModuleDict, Columns], Tensor]) -> Callable[[nn.Module, Columns], Tensor]:
-    return lambda module, b: rows({name: module}, b)  # type: ignore[arg-type]
-
-
-def _at(columns: Columns, rows: Tensor) -> Columns:
-    kept = ("obs", "action", "worth")
-    return {key: each(lambda x: x[rows], columns[key]) for key in kept if key in columns}
+def _at(columns: Columns, sides: tuple[Tensor, Tensor]) -> tuple[Columns, Columns]:
+    """The rows to fit, and those held out."""
+    fit, held_out = ({key: each(lambda x: x[rows], value) for key, value in columns.items()} for rows in sides)  # noqa: B023
+    return fit, held_out
 
 
 @expressed
@@ -132,6 +130,7 @@ def rlif(
     expert_share: float = 0.1,
     gamma: float = 0.99,
     hidden: Sequence[int] = (256, 256),
+    fit_updates: int = 500,
 ) -> Algorithm:
     """Learns from when an expert steps in, and from no other reward. On what has prior data: `rlpd`, `sac+prior-data`.
 
@@ -141,10 +140,11 @@ def rlif(
         expert_share: of the dataset's episodes, those of highest return, in (0, 1]: they are the expert's.
         gamma: discount factor of the values that it judges by, in [0, 1].
         hidden: units of each hidden layer of the expert and of its values.
+        fit_updates: most updates of each of the 30 rounds in which its values are fitted, of 256 rows.
     """
     between(0, 1, tolerance=tolerance)
     wants = partial(worse_than_expert, tolerance=tolerance)
-    return _rewarded(_watched("rlif", algorithm, wants, length, expert_share, gamma, hidden))
+    return _rewarded(_watched("rlif", algorithm, wants, length, expert_share, gamma, hidden, fit_updates))
 
 
 @expressed
@@ -155,16 +155,17 @@ def rlif_random(
     expert_share: float = 0.1,
     gamma: float = 0.99,
     hidden: Sequence[int] = (256, 256),
+    fit_updates: int = 500,
 ) -> Algorithm:
     """As `rlif`, with an expert that steps in without looking.
 
     Args:
         probability: that it steps in before a step of the policy, in [0, 1].
-        length, expert_share, gamma, hidden: as for `rlif`.
+        length, expert_share, gamma, hidden, fit_updates: as for `rlif`.
     """
     between(0, 1, probability=probability)
     wants = partial(at_random, probability=probability)
-    return _rewarded(_watched("rlif-random", algorithm, wants, length, expert_share, gamma, hidden))
+    return _rewarded(_watched("rlif-random", algorithm, wants, length, expert_share, gamma, hidden, fit_updates))
 
 
 @expressed
@@ -175,15 +176,16 @@ def hg_dagger(
     expert_share: float = 0.1,
     gamma: float = 0.99,
     hidden: Sequence[int] = (256, 256),
+    fit_updates: int = 500,
 ) -> Algorithm:
     """A clone goes on learning from what an expert does when it steps in. On `bc+prior-data`.
 
     Args:
-        tolerance, length, expert_share, gamma, hidden: as for `rlif`.
+        tolerance, length, expert_share, gamma, hidden, fit_updates: as for `rlif`.
     """
     between(0, 1, tolerance=tolerance)
     wants = partial(worse_than_expert, tolerance=tolerance)
-    watched = _watched("hg-dagger", algorithm, wants, length, expert_share, gamma, hidden)
+    watched = _watched("hg-dagger", algorithm, wants, length, expert_share, gamma, hidden, fit_updates)
     kept = replace(watched.buffers["replay"], keep=of_expert)
     return replace(watched, buffers={**watched.buffers, "replay": kept})
 
@@ -199,16 +201,23 @@ def _rewarded(algorithm: Algorithm) -> Algorithm:
 
 
 def _watched(
-    slug: str, algorithm: Algorithm, wants: Wants, length: int, share: float, gamma: float, hidden: Sequence[int]
+    slug: str,
+    algorithm: Algorithm,
+    wants: Wants,
+    length: int,
+    share: float,
+    gamma: float,
+    hidden: Sequence[int],
+    fit_updates: int,
 ) -> Algorithm:
     """With an expert that is fitted to the dataset and acts for `length` steps when it `wants` to."""
-    above(0, length=length, expert_share=share)
+    above(0, length=length, expert_share=share, fit_updates=fit_updates)
     between(0, 1, gamma=gamma, expert_share=share)
     if "dataset" not in algorithm.buffers:
         raise ValueError(f"{slug} does not fit {algorithm}, which has no dataset to know an expert by: add +prior-data")
     factories = {EXPERT: deterministic_actor(hidden), JUDGE: action_critic(1, hidden)}
     algorithm = add_networks(algorithm, **{name: untrained(factory) for name, factory in factories.items()})
-    fit = partial(fit_expert, factories=factories, gamma=gamma, share=share)
+    fit = partial(fit_expert, factories=factories, gamma=gamma, share=share, updates=fit_updates)
     algorithm = append_transform(algorithm, Transform(fit, "dataset", "dataset", gives=("of_expert",)))
     algorithm = reprioritise(algorithm, "dataset", InProportion("of_expert"))
     return explore_with(algorithm, partial(intervened, expert=expert_action, wants=wants, steps=length))
