@@ -56,7 +56,7 @@ Factory = Callable[[Spec, Nets], nn.Module]
 Policy = Callable[[Nets, Obs, Memory, Generator | None], tuple[Tensor, Columns, Memory]]
 Scheduled = float | Callable[[Clock], Tensor]
 OptimiserFactory = Callable[[list[nn.Parameter], float | Tensor], torch.optim.Optimizer]
-Collect = Callable[[Nets, Policy, Any, int, Generator], Columns]
+Collect = Callable[[Nets, Policy, Any, int, Generator], Any]  # columns, or texts with columns and notes
 Evaluate = Callable[[Nets, Policy, Any], dict[str, list[float]]]
 
 

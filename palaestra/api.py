@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from palaestra.asking import evaluate, export, load
 from palaestra.claims.running import claim
 from palaestra.claims.running import table as claims
 from palaestra.comparison import Comparison, compare
@@ -17,7 +18,6 @@ from palaestra.inspection import show
 from palaestra.runs import folders_of_runs
 from palaestra.runs.check import check as broken_parts
 from palaestra.selection import select
-from palaestra.stored import evaluate, export, load
 from palaestra.training import go_online, resume, train
 
 __all__ = [

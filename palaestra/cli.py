@@ -83,10 +83,10 @@ def _exit_code(wrong: Exception) -> int:
     if isinstance(wrong, Usage):
         return 2
     from palaestra.data.dataset import DatasetError
-    from palaestra.faults import EnvironmentFailed, NotFinite
+    from palaestra.faults import EnvironmentFailed, NotFinite, RewardFailed
     from palaestra.runs.errors import RunError
 
-    if isinstance(wrong, RunError | EnvironmentFailed | NotFinite | DatasetError):
+    if isinstance(wrong, RunError | EnvironmentFailed | NotFinite | RewardFailed | DatasetError):
         return 1
     ours = type(wrong).__module__.startswith("palaestra") or type(wrong) is ValueError
     return 2 if ours and isinstance(wrong, ValueError) else 0
@@ -105,6 +105,16 @@ def _telling(verbose: bool) -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------------------------ verbs
 
+Model = Annotated[
+    str | None, typer.Option(help="A language model to begin with: a folder, a name, a run, or palaestra/add.")
+]
+PromptsFile = Annotated[Path | None, typer.Option(help="A file of prompts for it to answer.")]
+Rewards = Annotated[
+    list[str] | None, typer.Option(help="What answers earn: exact_match, file.py:function, a run of reward-model.")
+]
+Columns = Annotated[list[str] | None, typer.Option(help="Ours=theirs, such as prompt=question.")]
+MicroBatch = Annotated[int | None, typer.Option(min=1, help="Rows of a language model's pass, to save memory.")]
+
 
 @app.command(epilog='Example: palaestra train "sac(lr=1e-3)" --env Pendulum-v1 --steps 6000 --out runs/first')
 def train(
@@ -116,7 +126,15 @@ def train(
         str | None, typer.Option(help="A Gymnasium id. With --dataset: where policies are evaluated.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Environment steps in all; on a dataset, updates.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="A file to learn from: .hdf5, .npz, or a Minari folder.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds in all, where answers are collected.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="A file to learn from: .hdf5, .npz, a Minari folder; .jsonl, .parquet of texts.")
+    ] = None,
+    model: Model = None,
+    prompts: PromptsFile = None,
+    reward: Rewards = None,
+    columns: Columns = None,
+    micro_batch: MicroBatch = None,
     begin_from: Annotated[Path | None, typer.Option(help="Begin with the networks of this run.")] = None,
     then_env: Annotated[str | None, typer.Option(help="After the dataset, go on learning in this environment.")] = None,
     then_steps: Annotated[int | None, typer.Option(min=1, help="Environment steps there.")] = None,
@@ -130,7 +148,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run from its last checkpoint.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="Of each evaluation.")] = 10,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Of each evaluation: 10, or 100 prompts.")] = None,
     log_every: Annotated[int | None, typer.Option(min=1, help="Steps between rows of the metrics.")] = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: a GPU where there is one.")] = "cpu",
@@ -145,16 +163,16 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train an algorithm in an environment or on a dataset, or continue a run."""
-    ground = env if dataset is None else dataset
-    if resume is None and (expression is None or ground is None or steps is None):
-        needed = {"EXPRESSION": expression, "--env or --dataset": ground, "--steps": steps}
+    ground = next((one for one in (env, dataset, prompts) if one is not None), None)
+    if resume is None and (expression is None or ground is None or (steps is None and rounds is None)):
+        needed = {"EXPRESSION": expression, "--env or --dataset": ground, "--steps": steps or rounds}
         missing = [name for name, value in needed.items() if value is None]
         raise typer.BadParameter(f"{', '.join(missing)} is missing, or give --resume RUN")
     if (then_env is None) != (then_steps is None):
         raise typer.BadParameter("give --then-env and --then-steps together")
     if then_env is not None and dataset is None:
         raise typer.BadParameter("--then-env goes on after a dataset: give --dataset")
-    beside = {"resume", "dataset", "steps", "attached", "as_json", "quiet", "verbose"}
+    beside = {"resume", "dataset", "steps", "rounds", "attached", "as_json", "quiet", "verbose"}
     if resume is not None and (given := _given(context) - beside):
         names = ", ".join(sorted("EXPRESSION" if n == "expression" else f"--{n.replace('_', '-')}" for n in given))
         raise typer.BadParameter(f"--resume continues a run as it was begun: leave out {names}")
@@ -172,11 +190,12 @@ def train(
     try:
         with _telling(verbose), progress:
             if resume is not None:
-                run = api.resume(resume, steps, dataset=dataset, listen=progress)
+                run = api.resume(resume, steps or rounds, dataset=dataset, listen=progress)
             else:
                 assert expression is not None
                 run = api.train(
-                    expression, env, steps, dataset=dataset, begin_from=begin_from, seed=seed,
+                    expression, env, steps, rounds=rounds, dataset=dataset, begin_from=begin_from, seed=seed,
+                    **_texts(model, prompts, reward, columns, micro_batch),
                     seeds=None if seeds is None else seeds_of(seeds),
                     together=together, environments=environments, out=out, episodes=episodes,
                     evaluate_every=evaluate_every, log_every=log_every, checkpoint_every=checkpoint_every,
@@ -198,6 +217,26 @@ def train(
     elif not quiet:
         _say_scores(result["scores"])
         say(f"the run is in {run.folder}; look at it with: palaestra runs plot {run.folder}")
+
+
+def _texts(
+    model: str | None,
+    prompts: Path | None,
+    reward: list[str] | None,
+    columns: list[str] | None,
+    micro_batch: int | None,
+) -> dict[str, Any]:
+    """What was said of a language model, as `pal.train` takes it; nothing of what was not said."""
+    pairs = [pair.partition("=") for pair in columns or ()]
+    if wrong := [key + sign + value for key, sign, value in pairs if not (key and value)]:
+        raise typer.BadParameter(
+            f"--columns {wrong[0]!r} is not understood: write OURS=THEIRS, such as prompt=question"
+        )
+    said = {
+        "model": model, "prompts": None if prompts is None else str(prompts), "reward": reward or None,
+        "columns": {key: value for key, _, value in pairs} or None, "micro_batch": micro_batch,
+    }  # fmt: skip
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _given(context: typer.Context) -> set[str]:
@@ -241,11 +280,19 @@ def _say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
 )
 def compare(
     expressions: Annotated[list[str], typer.Argument(metavar="EXPRESSION EXPRESSION...", help="What is compared.")],
-    steps: Annotated[int, typer.Option(min=1, help="Environment steps of each seed; on a dataset, updates.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Environment steps of each seed; on a dataset, updates.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of each seed, where answers are collected.")] = None,
     env: Annotated[
         str | None, typer.Option(help="A Gymnasium id. With --dataset: where policies are evaluated.")
     ] = None,
     dataset: Annotated[Path | None, typer.Option(help="A file to learn from.")] = None,
+    model: Model = None,
+    prompts: PromptsFile = None,
+    reward: Rewards = None,
+    columns: Columns = None,
+    micro_batch: MicroBatch = None,
     alpha: Annotated[float, typer.Option(help="Probability, at most, of naming a difference where none is.")] = 0.05,
     group: Annotated[int, typer.Option(min=1, help="Seeds of each arm between two looks.")] = 5,
     max_groups: Annotated[int, typer.Option(min=1, help="Looks at most.")] = 5,
@@ -256,7 +303,7 @@ def compare(
     against_first: Annotated[bool, typer.Option("--against-first", help="Compare with the first alone.")] = False,
     out: Annotated[Path | None, typer.Option(help="The comparison's folder.")] = None,
     environments: Annotated[int, typer.Option(min=1, help="Copies stepped side by side, of each seed.")] = 1,
-    episodes: Annotated[int, typer.Option(min=1, help="Of each evaluation.")] = 10,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Of each evaluation: 10, or 100 prompts.")] = None,
     evaluate_every: Annotated[int | None, typer.Option(min=1, help="Steps between evaluations.")] = None,
     together: Annotated[str, typer.Option(help="How a group's seeds run: stacked, processes or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto.")] = "cpu",
@@ -276,16 +323,19 @@ def compare(
     progress = Comparing(quiet)
     given: dict[str, Any] = {
         "environments": environments, "episodes": episodes, "evaluate_every": evaluate_every, "together": together,
-        "device": device, "precision": precision,
+        "device": device, "precision": precision, **_texts(model, prompts, reward, columns, micro_batch),
     }  # fmt: skip
-    if env is None and dataset is None:
+    if env is None and dataset is None and prompts is None:
         raise typer.BadParameter("there is nothing to learn from: give --env or --dataset")
+    if (steps is None) == (rounds is None):
+        raise typer.BadParameter("say how long, with --steps or with --rounds")
     if dataset is not None:
         given["dataset"] = str(dataset)
     try:
         with _telling(verbose), progress:
             result = api.compare(
-                expressions, env, steps, alpha=alpha, group=group, max_groups=max_groups, measure=measure, score=score,
+                expressions, env, steps or 0, rounds=rounds, alpha=alpha,
+                group=group, max_groups=max_groups, measure=measure, score=score,
                 against_first=against_first, out=out, threads=threads, listen=progress, **given,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -344,7 +394,7 @@ def claim(
 @app.command(epilog="Example: palaestra evaluate runs/first --episodes 50")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    episodes: Annotated[int, typer.Option(min=1)] = 10,
+    episodes: Annotated[int | None, typer.Option(min=1, help="10, or 100 prompts.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the environments.")] = 0,
     device: Annotated[str | None, typer.Option(help="The run's own when left out.")] = None,
     as_json: Json = False,
@@ -371,7 +421,9 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     out: Annotated[Path, typer.Option(help="The new folder.")],
-    format: Annotated[str, typer.Option(help="policy, which palaestra loads without the run, or onnx.")] = "policy",
+    format: Annotated[
+        str | None, typer.Option(help="policy, which palaestra loads without the run, or onnx; huggingface of texts.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Whose policy, of several; the first's when left out.")] = None,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -390,6 +442,43 @@ def export(
     if result["difference"] is not None:
         taken, given = (", ".join(f"{one['name']} {one['shape']}" for one in result[k]) for k in ("inputs", "outputs"))
         say(f"it takes {taken} and gives {given}; PyTorch's actions differ by {result['difference']:.2g} at most")
+
+
+@app.command(epilog='Example: palaestra chat runs/first "2+3="')
+def chat(
+    run: Annotated[Path, typer.Argument(help="A run's folder, of a language model.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="To answer; lines are read when there are none.")] = None,
+    draw: Annotated[
+        int | None, typer.Option(help="Draw answers with this seed; the most likely when left out.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose policy, of several; the first's when left out.")] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Talk to what a run learnt: its answer to each prompt."""
+    from palaestra.speaker import speaker
+
+    with _telling(verbose):
+        learnt = speaker(run, seed)
+        if "policy" not in learnt.learner.nets:
+            raise typer.BadParameter(f"{run} learnt a reward model, which answers nothing")
+        if prompts:
+            answers = learnt.answers(prompts, draw)
+            if as_json:
+                give([{"prompt": p, "answer": a} for p, a in zip(prompts, answers, strict=True)])
+            else:
+                print("\n".join(answers))
+            return
+        if as_json:
+            raise typer.BadParameter("--json needs prompts on the command line")
+        asking = sys.stdin.isatty()
+        while True:
+            try:
+                prompt = input("> " if asking else "")
+            except EOFError:
+                return
+            if prompt:
+                print(learnt.answer(prompt, draw), flush=True)
 
 
 @app.command(epilog='Example: palaestra show "td3(lr=1e-3)+n-step"')

@@ -1,4 +1,6 @@
-"""What stops a run that is not a mistake in its arguments: numbers that are not finite, environments that raise."""
+"""What stops a run that is not a mistake in its arguments: numbers that are not finite, environments that
+raise, rewards that are no numbers.
+"""
 
 
 class NotFinite(ArithmeticError):
@@ -7,3 +9,7 @@ class NotFinite(ArithmeticError):
 
 class EnvironmentFailed(RuntimeError):
     """An environment raised in `reset` or `step`; the message says what, in which copy, at which step."""
+
+
+class RewardFailed(ValueError):
+    """A reward raised, or gave anything but one finite number an answer; the message says which, at which row."""

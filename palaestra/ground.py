@@ -12,7 +12,7 @@ from gymnasium.vector import VectorEnv
 from palaestra.algorithm import Algorithm, Unfit
 from palaestra.data.dataset import Dataset
 from palaestra.data.files import read
-from palaestra.envs.border import Border
+from palaestra.envs.border import Border, describe
 from palaestra.envs.make import UnknownEnvironment, World
 from palaestra.loops.filled import DATASET
 from palaestra.loops.offline import Offline
@@ -39,6 +39,16 @@ class Ground:
     offline: bool
 
     @property
+    def episodes(self) -> int:
+        """Of an evaluation, where nothing is said."""
+        return 10
+
+    @property
+    def steps_worlds(self) -> bool:
+        """Whether it learns in copies of an environment that are stepped."""
+        return not self.offline
+
+    @property
     def by_name(self) -> bool:
         """Whether another process can have the same from what run.json says."""
         return isinstance(self.env, str | None) and (self.dataset is None or self.file is not None)
@@ -57,13 +67,27 @@ class Ground:
         assert self.dataset is not None
         return Border(self.dataset.observation_space, self.dataset.action_space)
 
-    def begin(self, algorithm: Algorithm, seeds: Sequence[int], world: VectorEnv | None, **machine: Any) -> Live:
+    def spaces(self, world: VectorEnv | None) -> dict[str, Any]:
+        """What run.json says of them."""
+        border = self.border(world)
+        return {"obs": describe(border.observation), "action": describe(border.action_space)}
+
+    def begin(
+        self, algorithm: Algorithm, seeds: Sequence[int], world: VectorEnv | None, episodes: int = 0, **machine: Any
+    ) -> Live:
         """A run in memory. `machine` is what `Online` and `Offline` take."""
         if self.offline:
             assert self.dataset is not None
             return Offline(algorithm, self.dataset, seeds, **machine)
         assert world is not None
         return Online(algorithm, world, seeds, policies=load, dataset=self.dataset, **machine)
+
+    def keep(self, folder: Path) -> None:
+        """What a run's folder needs besides: nothing."""
+
+    def score(self) -> str:
+        """The usual score of an evaluation."""
+        return "episode_return" if self.env is not None else "fitted_q_value"
 
     def judge(self, world: VectorEnv | None, copies: int) -> VectorEnv | None:
         """Separate copies to evaluate in; None where there is no environment, or one that cannot be made again."""
@@ -77,10 +101,13 @@ class Ground:
     def about(self) -> dict[str, Any]:
         """What run.json says of the dataset; None where there is none."""
         if self.dataset is None:
-            return {"dataset": None, "dataset_sha256": None, "dataset_steps": None, "offline": False}
+            return {
+                "dataset": None, "dataset_sha256": None, "dataset_steps": None, "offline": False,
+                "counts": "env_steps",
+            }  # fmt: skip
         file = IN_MEMORY if self.file is None else str(self.file.absolute())
         known = {"dataset": file, "dataset_sha256": self.dataset.hash, "dataset_steps": self.dataset.steps}
-        return {**known, "offline": self.offline}
+        return {**known, "offline": self.offline, "counts": "updates" if self.offline else "env_steps"}
 
 
 def ground_of(algorithm: Algorithm, env: World | None, dataset: str | Path | Dataset | None) -> Ground:

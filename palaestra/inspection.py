@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from palaestra.algorithm import PARTS, Algorithm, Buffer, Loss, Schedule, changed_parts, same
-from palaestra.envs.registration import WORLDS
+from palaestra.envs.registration import TEXTS, WORLDS
 from palaestra.expression import Entry, ExpressionError, catalogue, nearest, parse
 
 LISTS = ("algorithms", "methods", "envs", "datasets", "claims")
@@ -28,7 +28,9 @@ def show(algorithm: str | Algorithm) -> dict[str, Any]:
 def listed(what: str) -> list[dict[str, Any]]:
     """What there is: "algorithms", "methods" or "envs", each with `slug` and `title` (and what a method changes)."""
     if what == "envs":
-        return [{"slug": name, "title": _title(*world)} for name, world in WORLDS.items()]
+        titles = {name: _title(*world) for name, world in WORLDS.items()}
+        titles |= {name: _text_title(*task.split(":")) for name, task in TEXTS.items()}
+        return [{"slug": name, "title": title} for name, title in titles.items()]
     if what not in ("algorithms", "methods"):
         raise ValueError(f"there is no list of {what!r}; {nearest(what, LISTS)}")
     entries = catalogue(what).values()
@@ -55,6 +57,11 @@ def _title(module: str, world: str, limit: int | None, options: Mapping[str, Any
     about = (inspect.getdoc(found) or "").partition("\n")[0].partition(". ")[0].rstrip(".")
     ends = f"{limit} steps" if limit is not None else "episodes end by themselves"
     return f"{about}; {ends}{set_to}"
+
+
+def _text_title(module: str, function: str) -> str:
+    found = getattr(import_module(f"palaestra.envs.text.{module}"), function)
+    return f"{(inspect.getdoc(found) or '').partition('. ')[0]}; text, one answer an episode"
 
 
 def _changes(entry: Entry) -> list[str]:

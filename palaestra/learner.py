@@ -158,9 +158,10 @@ class Learner:
         return [*self.algorithm.transforms, *inside]
 
     def _plan(self, name: str, loss: Loss, compile: bool) -> _Plan:
-        parameters = [p for net in loss.trains for p in self.nets[net].parameters()]
+        trained = (p for net in loss.trains for p in self.nets[net].parameters() if p.requires_grad)
+        parameters = list(dict.fromkeys(trained))  # each once, where networks share some
         if not parameters:
-            raise Unfit(f"loss {name!r} trains {', '.join(loss.trains) or 'nothing'}, where there is no parameter")
+            raise Unfit(f"loss {name!r} trains {', '.join(loss.trains) or 'nothing'}, where no parameter is trained")
         lr = torch.tensor(0.0, device=self.device) if callable(loss.lr) else loss.lr
         # A generator for each loss and column, so that a loss that is added leaves the others' noise as it was.
         noise = {

@@ -94,8 +94,8 @@ class _Tail:
 
 
 def far(row: Mapping[str, Any]) -> int:
-    """How far a run was at a row of its metrics: environment steps, or updates where it learns from a dataset alone."""
-    return int(row["env_steps"] if "env_steps" in row else row.get("updates", 0))
+    """How far a run was at a row of its metrics: rounds, environment steps, or updates where it has neither."""
+    return int(next((row[clock] for clock in ("rounds", "env_steps", "updates") if clock in row), 0))
 
 
 def in_processes(jobs: Mapping[Key, Job], workers: int, listen: Listen) -> dict[Key, str]:

@@ -53,7 +53,7 @@ class Progress:
 
     def _begin(self, row: dict[str, Any]) -> None:
         self._begun = far(row)
-        self._unit = "updates" if row.get("offline") else "steps"
+        self._unit = {"env_steps": "steps"}.get(clock := row.get("counts", "env_steps"), clock)
         self._seconds: float | None = None
         from palaestra.together import written
 
@@ -105,12 +105,21 @@ class Progress:
 
 def _ground(row: dict[str, Any]) -> str:
     """What a run learns from, and where its policies are evaluated."""
+    if row.get("model") is not None:
+        return " and ".join(_texts(row)) + f", from {row['model']}"
     if row.get("dataset") is None:
         return str(row["env"])
     name = f"{Path(row['dataset']).name} ({row['dataset_steps']:,} steps)"
     if not row["offline"]:
         return f"{row['env']} and {name}"
     return f"{name}, evaluated " + (f"in {row['env']}" if row["env"] else "by fitted Q, without a simulator")
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    """What a language model learns from."""
+    found = [str(row["env"])] if row["env"] else []
+    found += [f"the prompts of {Path(row['prompts']).name}"] if row["prompts"] else []
+    return found + ([f"{Path(row['dataset']).name} ({row['dataset_steps']:,} rows)"] if row["dataset"] else [])
 
 
 def _way(row: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ import torch
 from palaestra.algorithm import Algorithm
 from palaestra.loops.offline import Offline
 from palaestra.loops.online import Online, stacking_problem
+from palaestra.loops.rounds import Rounds
 from palaestra.runs import Run
 
-Live = Online | Offline
+Live = Online | Offline | Rounds
 WAYS = ("auto", "stacked", "processes")
 PATIENCE = 1.0  # seconds that each way is tried for
 

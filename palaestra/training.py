@@ -15,23 +15,28 @@ from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
 from palaestra.algorithms.experience import prior_data
 from palaestra.data.dataset import Dataset, DatasetError
 from palaestra.data.replay import Replay
-from palaestra.envs.border import describe
+from palaestra.data.tokens import ROLLED
 from palaestra.envs.make import World
 from palaestra.envs.state import state_problem
 from palaestra.expression import parse
-from palaestra.faults import EnvironmentFailed, NotFinite
+from palaestra.faults import EnvironmentFailed, NotFinite, RewardFailed
 from palaestra.ground import IN_MEMORY, Ground, ground_of
 from palaestra.inspection import settings
 from palaestra.loops.filled import DATASET
-from palaestra.loops.offline import offline
+from palaestra.loops.offline import Offline, offline
 from palaestra.loops.online import Online, online
+from palaestra.loops.rounds import ROLLOUT, Rounds
+from palaestra.loops.rounds import rounds as rounds_loop
 from palaestra.machine import computing, resolved
 from palaestra.processes import Job, Listen, in_processes
+from palaestra.rewards.named import Reward
 from palaestra.runs import CheckpointError, Run, RunError
 from palaestra.runs.check import begun
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
 from palaestra.runs.events import events, summary_writer
+from palaestra.speaker import reward_model_at
 from palaestra.stored import algorithm_of, belonging, device_of, positive, same_run, unfitting, world_of
+from palaestra.text_ground import Rows, TextGround, text_ground
 from palaestra.together import Choice, Live, choose, part, part_of, written
 
 
@@ -44,15 +49,22 @@ def train(
     env: World | None = None,
     steps: int | None = None,
     *,
-    dataset: str | Path | Dataset | None = None,
-    begin_from: str | Path | Run | None = None,
+    rounds: int | None = None,
+    dataset: str | Path | Dataset | Rows | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Rows | None = None,
+    reward: str | Sequence[str] | Mapping[str, Reward] | None = None,
+    columns: Mapping[str, str] | None = None,
+    micro_batch: int | None = None,
+    begin_from: str | Path | Run | Mapping[str, str] | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
     together: str = "auto",
     environments: int = 1,
     out: str | Path | None = None,
     evaluate_every: int | None = None,
-    episodes: int = 10,
+    episodes: int | None = None,
     log_every: int | None = None,
     checkpoint_every: int | None = None,
     device: str = "cpu",
@@ -70,9 +82,19 @@ def train(
         env: a Gymnasium id, an environment, a function that makes one, or a vector environment. With a dataset: where
             policies are evaluated, the dataset's own where it names one when None.
         steps: environment steps in all, of each seed; on a dataset, updates.
-        dataset: a file or a `Dataset` to learn from. An algorithm with a buffer called "dataset" (`rlpd`, or anything
-            with `prior-data`) learns in `env` and fills that buffer from it.
-        begin_from: a run whose networks and optimisers it begins with, of an algorithm with the same networks.
+        rounds: in place of `steps`, for what collects answers of a language model in rounds.
+        dataset: a file or a `Dataset` to learn from; for a language model a file of texts, or its rows. An algorithm
+            with a buffer called "dataset" (`rlpd`, or anything with `prior-data`)
+            learns in `env` and fills that buffer from it.
+        model: a language model to begin with: a folder, a name, "palaestra/add" for a tiny one that is made here, a
+            run's folder, or a model of `transformers`, with its `tokenizer`.
+        prompts: a file, or its rows, of what a language model is to answer.
+        reward: what answers earn: names such as "exact_match", "module:function", "file.py:function", the folder of a
+            run of `reward-model`; or functions by name. Several are added up.
+        columns: names of columns to those of the files: {"prompt": "question"}.
+        micro_batch: rows of a language model's forward pass with gradient, at most; the gradient is the same.
+        begin_from: a run whose networks and optimisers it begins with, of an algorithm with the same networks; or, of
+            one seed, by the names of networks a run and its network that they begin as: {"critic": "FOLDER:reward"}.
         seed: of every random stream of the run.
         seeds: several of them, each learning on its own: then `seed` does not count.
         together: how several seeds run: "stacked" in one process, in "processes" of their own, or "auto", whichever
@@ -80,7 +102,7 @@ def train(
         environments: copies stepped side by side, of each seed; of no account on a dataset.
         out: the run's folder; "runs/ALGORITHM-ENV-SEED", numbered where that is taken, when None.
         evaluate_every: environment steps between evaluations; a twentieth of `steps` when None.
-        episodes: of each evaluation, one in each of as many separately seeded copies.
+        episodes: of each evaluation, one in each of as many separately seeded copies; 10 when None, or 100 prompts.
         log_every: environment steps between rows of the metrics; a hundredth of `steps` when None.
         checkpoint_every: environment steps between checkpoints; a tenth of `steps` when None.
         device: "cpu", "cuda", "cuda:1", ..., or "auto": a GPU where one can be used.
@@ -103,16 +125,21 @@ def train(
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ValueError(f"seeds are {numbers}: give at least one, from 0 on, and each once")
     positive(
-        steps=steps, environments=environments, episodes=episodes, evaluate_every=evaluate_every, log_every=log_every,
-        checkpoint_every=checkpoint_every, threads=threads,
+        steps=steps, rounds=rounds, environments=environments, episodes=episodes, evaluate_every=evaluate_every,
+        log_every=log_every, checkpoint_every=checkpoint_every, threads=threads, micro_batch=micro_batch,
     )  # fmt: skip
-    if steps is None:
-        raise ValueError("steps is missing: give environment steps, or updates of a dataset")
+    steps = counted(value, steps, rounds)
+    if isinstance(begin_from, Mapping) and len(numbers) > 1:
+        raise ValueError(f"begin_from names single networks, and seeds are {numbers}: give one seed")
     if tensorboard:
         summary_writer()
     with computing(threads, deterministic):
         device = resolved(device)
-        ground = ground_of(value, env, dataset)
+        ground = grounded(
+            value, env, dataset, model=model, tokenizer=tokenizer, prompts=prompts, reward=reward, columns=columns,
+            micro_batch=micro_batch, device=device, listen=listen,
+        )  # fmt: skip
+        episodes = ground.episodes if episodes is None else episodes
         way, why, workers = "alone", "", 1
         if len(numbers) > 1:
             if together == "auto":
@@ -121,11 +148,11 @@ def train(
             way, why, workers = choice.way, choice.why, choice.workers
         stacked = len(numbers) if way == "stacked" else 1
         world = ground.world(environments * stacked)
-        border = ground.border(world)
+        spaces = ground.spaces(world)
         judge = ground.judge(world, episodes * stacked)
         live = None
         if way != "processes":
-            live = ground.begin(value, numbers, world, device=device, precision=precision, compile=compile)
+            live = ground.begin(value, numbers, world, episodes, device=device, precision=precision, compile=compile)
             if begin_from is not None:
                 _begin_from(live, begin_from)
         about = {
@@ -135,8 +162,8 @@ def train(
             "env": ground.env if isinstance(ground.env, str | None) else _name(world if world is not None else judge),
             "made_by_id": isinstance(ground.env, str | None),
             **ground.about(),
-            "begun_from": None if begin_from is None else str(_folder_of(begin_from).absolute()),
-            "spaces": {"obs": describe(border.observation), "action": describe(border.action_space)},
+            "begun_from": _places(begin_from),
+            "spaces": spaces,
             "seeds": numbers,
             "together": way,
             "why_together": why,
@@ -158,6 +185,7 @@ def train(
         names = "-".join(call.slug for call in value.calls if call != CHANGED_BY_HAND) or "algorithm"
         folder = Path(out) if out is not None else _folder(names, about)
         run = Run.create(folder, about)
+        ground.keep(run.folder)
         listen({"kind": "begin", **about, "run": str(run.folder)})
         if (start := value.schedule.start) >= steps:
             text = f"updates begin after {start:,} steps, and the run has {steps:,}: nothing will be learnt; set start"
@@ -216,15 +244,19 @@ def resume(
     *,
     env: World | None = None,
     algorithm: Algorithm | None = None,
-    dataset: str | Path | Dataset | None = None,
+    dataset: str | Path | Dataset | Rows | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Rows | None = None,
+    reward: Mapping[str, Reward] | None = None,
     listen: Listen = silent,
 ) -> Run:
     """Continue a run from its last checkpoint, to `steps` in all (those it was begun with when None).
 
-    On environments that can give and take their state the result equals the uninterrupted run bit for bit. `env`,
-    `algorithm` and `dataset` must be given again where they were not an id, an expression and a file that is still
-    there. RunError where there is nothing left to do, where a checkpoint is damaged or not this run's, or where
-    training fails.
+    On environments that can give and take their state the result equals the uninterrupted run bit for bit. What
+    was not an id, an expression, a name, or a file that is still there must be given again: `env`, `algorithm`,
+    `dataset`, `model`, `prompts`, `reward`. RunError where there is nothing left to do, where a checkpoint is damaged
+    or not this run's, or where training fails.
     """
     run = begun(run if isinstance(run, Run) else Path(run))
     about = run.about
@@ -233,13 +265,13 @@ def resume(
     value = algorithm or algorithm_of(run)
     with computing(about["threads"], about["deterministic"]):
         device = device_of(run, None, "continue it where that can be used")
-        ground = _ground_again(run, value, env, dataset)
+        ground = _ground_again(run, value, env, dataset, model, tokenizer, prompts, reward)
         steps = steps if steps is not None else about["steps"]
         if about["together"] == "processes":
             _resume_each(run, value, ground, steps, listen)
             return run
         stacked = len(about["seeds"])
-        world = None if ground.offline else world_of(run, env, about["environments"] * stacked)
+        world = world_of(run, env, about["environments"] * stacked) if ground.steps_worlds else None
         judge = ground.judge(world, about["episodes"] * stacked)
         checkpoints = Checkpoints(run.folder / "checkpoints")
         with run.writing():  # the lock first: what another process writes must not change
@@ -253,8 +285,9 @@ def resume(
                     json, f"it is at {checkpoint.count} of {steps} steps already", "ask for more with --steps", "steps"
                 )
             live = ground.begin(
-                value, about["seeds"], world, device=device, precision=about["precision"], compile=about["compile"]
-            )
+                value, about["seeds"], world, about["episodes"], device=device, precision=about["precision"],
+                compile=about["compile"],
+            )  # fmt: skip
             seconds = 0.0
             if checkpoint is not None:
                 seconds = _restore(run, live, checkpoint)
@@ -269,9 +302,66 @@ def resume(
     return run
 
 
-def _ground_again(run: Run, value: Algorithm, env: World | None, dataset: str | Path | Dataset | None) -> Ground:
+def grounded(value: Algorithm, env: Any, dataset: Any, **text: Any) -> Ground | TextGround:
+    """What an algorithm learns from: a language model and texts where a model is given, else numbers."""
+    if text.get("model") is not None:
+        return text_ground(value, env=env, dataset=dataset, scorer=reward_model_at, **text)
+    if given := [name for name in TEXT_ONLY if text.get(name) is not None]:
+        raise ValueError(f"{given[0]} is for language models: give a model too, or leave it out")
+    return ground_of(value, env, dataset)
+
+
+def counts_rounds(value: Algorithm) -> bool:
+    """Whether an algorithm collects answers of a language model."""
+    return ROLLOUT in value.buffers and value.buffers[ROLLOUT].layout in ROLLED
+
+
+def counted(value: Algorithm, steps: int | None, rounds: int | None) -> int:
+    """How much is asked for, of what the algorithm counts. ValueError where it counts something else."""
+    if steps is not None and rounds is not None:
+        raise ValueError("give steps or rounds, not both")
+    if counts_rounds(value):
+        if rounds is None:
+            raise ValueError(f"{value} collects answers in rounds: say how many, with rounds (--rounds)")
+        return rounds
+    if rounds is not None:
+        raise ValueError(f"{value} does not collect in rounds: give steps (--steps), of the environment or updates")
+    if steps is None:
+        raise ValueError("steps is missing: give environment steps, or updates of a dataset")
+    return steps
+
+
+def text_again(run: Run, value: Algorithm, given: Mapping[str, Any]) -> TextGround:
+    """The language model and texts of a run; RunError where they are no longer there, or others."""
+    about, json = run.about, run.folder / "run.json"
+    known = {name: about[name] for name in ("model", "prompts", "reward", "dataset", "env")}
+    for name, what in known.items():
+        if what == IN_MEMORY and given.get(name) is None:
+            raise RunError(json, f"its {name} was given in memory", f"pal.resume(run, {name}=...)", f"field {name!r}")
+    merged = known | {name: what for name, what in given.items() if what is not None}
+    try:
+        ground = text_ground(
+            value, **merged, columns=about["columns"], micro_batch=about["micro_batch"], device=about["device"],
+            scorer=reward_model_at,
+        )  # fmt: skip
+    except (ValueError, DatasetError) as wrong:
+        raise RunError(json, str(wrong), "put back what it learnt from, or give it again", "field 'model'") from wrong
+    for name in ("model_sha256", "dataset_sha256"):
+        if ground.about()[name] != about[name]:
+            raise RunError(
+                json, f"its {name[:-7]} has changed since", "give the one it was begun with", f"field {name!r}"
+            )
+    return ground
+
+
+def _ground_again(
+    run: Run, value: Algorithm, env: World | None, dataset: Any, model: Any, tokenizer: Any, prompts: Any, reward: Any
+) -> Ground | TextGround:
     """What a run learns from; RunError where its dataset is no longer there, or another."""
     about = run.about
+    if about.get("model") is not None:
+        texts = {"env": env, "dataset": dataset, "model": model, "tokenizer": tokenizer, "prompts": prompts}
+        return text_again(run, value, {**texts, "reward": reward})
     given = env if env is not None else about["env"]
     file = about.get("dataset")
     if file is None:
@@ -295,12 +385,44 @@ def _folder_of(run: str | Path | Run) -> Path:
     return run.folder if isinstance(run, Run) else Path(run)
 
 
-def _begin_from(live: Live, earlier: str | Path | Run) -> None:
-    """Give a run that has just begun the networks and optimisers of an earlier one's last checkpoint."""
-    run = begun(earlier if isinstance(earlier, Run) else Path(earlier))
+def _places(begin_from: str | Path | Run | Mapping[str, str] | None) -> str | dict[str, str] | None:
+    """What run.json says of where a run begins."""
+    if isinstance(begin_from, Mapping):
+        return {name: str(Path(place).absolute()) for name, place in begin_from.items()}
+    return None if begin_from is None else str(_folder_of(begin_from).absolute())
+
+
+def _checkpoint_of(run: Run) -> Checkpoint:
     checkpoint = Checkpoints(run.folder / "checkpoints").latest()
     if checkpoint is None:
         raise RunError(run.folder, "it has no checkpoint to begin from", "wait for one, or name another run")
+    return checkpoint
+
+
+def _begin_network(live: Live, name: str, place: str) -> None:
+    """Give one network of a run that has just begun the parameters of an earlier run's: "FOLDER:network"."""
+    folder, _, other = place.rpartition(":")
+    checkpoint = _checkpoint_of(begun(Path(folder)))
+    state: Any = checkpoint.state["learner"]
+    inside = {key.partition(".")[0] for key in state["nets"]}
+    for whose, network, there in (("the algorithm", name, live.learner.nets), (folder, other, inside)):
+        if network not in there:
+            raise ValueError(f"{whose} has no network {network!r}; there are: {', '.join(sorted(there))}")
+    own = {key.removeprefix(f"{other}."): x for key, x in state["nets"].items() if key.startswith(f"{other}.")}
+    try:
+        live.learner.nets[name].load_state_dict(own)
+    except (LookupError, RuntimeError) as wrong:
+        raise unfitting(checkpoint, wrong) from wrong
+
+
+def _begin_from(live: Live, earlier: str | Path | Run | Mapping[str, str]) -> None:
+    """Give a run that has just begun the networks and optimisers of an earlier one's last checkpoint, or some alone."""
+    if isinstance(earlier, Mapping):
+        for name, place in earlier.items():
+            _begin_network(live, name, place)
+        return
+    run = begun(earlier if isinstance(earlier, Run) else Path(earlier))
+    checkpoint = _checkpoint_of(run)
     if list(run.about["seeds"]) != list(live.seeds):
         what, remedy = f"its seeds are {run.about['seeds']}", f"begin from a run of seeds {list(live.seeds)}"
         raise RunError(run.folder / "run.json", what, remedy, "field 'seeds'")
@@ -317,10 +439,16 @@ def _begin_from(live: Live, earlier: str | Path | Run) -> None:
 
 
 def _chosen(
-    value: Algorithm, ground: Ground, seeds: list[int], environments: int, together: str, device: str, precision: str
+    value: Algorithm,
+    ground: Ground | TextGround,
+    seeds: list[int],
+    environments: int,
+    together: str,
+    device: str,
+    precision: str,
 ) -> Choice:
     """How several seeds run. What no other process can have leaves one process, in turn."""
-    if isinstance(ground.env, VectorEnv) and not ground.offline:  # it has copies for all of them, or `made` says so
+    if isinstance(ground.env, VectorEnv) and ground.steps_worlds:  # it has copies for all of them, or `made` says so
         return Choice("stacked", 1, "the vector environment has copies for all", {})
     workers = torch.get_num_threads() if device == "cpu" and ground.by_name and rebuilds(value) else 1
 
@@ -331,7 +459,7 @@ def _chosen(
     return choose(value, begin, seeds, together, workers=workers)
 
 
-def _resume_each(run: Run, value: Algorithm, ground: Ground, steps: int, listen: Listen) -> None:
+def _resume_each(run: Run, value: Algorithm, ground: Ground | TextGround, steps: int, listen: Listen) -> None:
     if all(_is_finished(part(run, seed), steps) for seed in run.about["seeds"]):
         what = f"its seeds are at {run.about['steps']} of {steps} steps already"
         raise RunError(run.folder / "run.json", what, "ask for more with --steps", "steps")
@@ -341,7 +469,7 @@ def _resume_each(run: Run, value: Algorithm, ground: Ground, steps: int, listen:
         _each_alone(run, value, ground, listen)
 
 
-def _each_alone(run: Run, value: Algorithm, ground: Ground, listen: Listen) -> None:
+def _each_alone(run: Run, value: Algorithm, ground: Ground | TextGround, listen: Listen) -> None:
     """Train, or continue, each seed in a run of its own within the run's folder."""
     about = run.about
     unfinished = [seed for seed in about["seeds"] if not _is_finished(part(run, seed), about["steps"])]
@@ -384,6 +512,9 @@ def _is_finished(folder: Path, steps: int) -> bool:
     return about["status"] == "finished" and about["steps"] >= steps
 
 
+LOOPS = {Online: online, Offline: offline, Rounds: rounds_loop}
+TEXT_ONLY = ("tokenizer", "prompts", "reward", "columns", "micro_batch")
+TEXTS = ("model", "prompts", "reward", "columns", "micro_batch")  # of run.json, as `train` takes them
 PERIODS = ("evaluate_every", "log_every", "checkpoint_every")
 
 
@@ -403,24 +534,46 @@ def _command(run: Run, seed: int) -> list[str]:
     about, folder = run.about, part(run, seed)
     if (folder / "run.json").exists():
         return ["train", "--resume", str(folder), "--steps", str(about["steps"]), "--quiet"]
-    options = {"steps": about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
+    clock = "rounds" if about["counts"] == "rounds" else "steps"
+    options = {clock: about["steps"], "seed": seed, "out": folder, "threads": _threads(about)}
     options |= {name: about[name] for name in SETTINGS}
-    options |= {"env": about["env"]} if about["env"] is not None else {}
-    options |= {"dataset": about["dataset"]} if about["dataset"] is not None else {}
+    options |= {name: about[name] for name in ("env", "dataset", *TEXTS) if about.get(name) is not None}
     options |= {"begin_from": part_of(Path(about["begun_from"]), seed)} if about["begun_from"] is not None else {}
-    given = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    switches = [f"--{name}" for name in SWITCHES if about[name]]
-    return ["train", about["expression"], *given, *switches, "--quiet"]
+    switches = {name: about[name] for name in SWITCHES}
+    return ["train", about["expression"], *as_options({**options, **switches}), "--quiet"]
 
 
-def _in_turn(run: Run, seed: int, value: Algorithm, ground: Ground, listen: Listen) -> None:
+def as_options(options: Mapping[str, Any]) -> list[str]:
+    """As the command line takes them: what is switched on has no value, what is a list comes several times."""
+    found = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            found.append(option)
+        elif isinstance(value, Mapping):
+            found += [text for key, column in value.items() for text in (option, f"{key}={column}")]
+        elif isinstance(value, list | tuple):
+            found += [text for one in value for text in (option, str(one))]
+        elif value is not None and value is not False:
+            found += [option, str(value)]
+    return found
+
+
+def _in_turn(run: Run, seed: int, value: Algorithm, ground: Ground | TextGround, listen: Listen) -> None:
     """As `_command`, in this process: for what no other process can make again."""
     about, folder = run.about, part(run, seed)
     told = partial(_but_the_beginning, listen=listen)
     if (folder / "run.json").exists():
-        resume(folder, about["steps"], env=ground.env, algorithm=value, dataset=ground.dataset, listen=told)
+        again = ground.given if isinstance(ground, TextGround) else {"env": ground.env, "dataset": ground.dataset}
+        again = {name: what for name, what in again.items() if name not in ("columns", "micro_batch")}
+        resume(folder, about["steps"], algorithm=value, listen=told, **again)
         return
-    given = {name: about[name] for name in (*SETTINGS, *SWITCHES, "threads", "steps")}
+    clock = "rounds" if about["counts"] == "rounds" else "steps"
+    given = {name: about[name] for name in (*SETTINGS, *SWITCHES, "threads")} | {clock: about["steps"]}
+    if isinstance(ground, TextGround):
+        given |= ground.given
+        train(value, seed=seed, out=folder, listen=told, **given)
+        return
     given |= {"begin_from": part_of(Path(about["begun_from"]), seed)} if about["begun_from"] is not None else {}
     train(value, ground.env, dataset=ground.dataset, seed=seed, out=folder, listen=told, **given)
 
@@ -453,7 +606,7 @@ def _go(run: Run, live: Live, judge: Any, steps: int, checkpoints: Checkpoints, 
 
     try:
         with events(run) if about["tensorboard"] else nullcontext(silent) as show_in_tensorboard:
-            loop: Any = online if isinstance(live, Online) else offline
+            loop: Any = LOOPS[type(live)]
             loop(
                 live, steps, judge, record=record, save=save, tick=tick, seconds=seconds,
                 **{key: about[key] for key in PERIODS},
@@ -471,7 +624,7 @@ def _go(run: Run, live: Live, judge: Any, steps: int, checkpoints: Checkpoints, 
             raise RunError(
                 problem.file, problem.what, f"{checkpoints.good}; {problem.remedy}", problem.where
             ) from problem
-        if isinstance(problem, EnvironmentFailed | NotFinite) or type(problem) is ValueError:
+        if isinstance(problem, EnvironmentFailed | NotFinite | RewardFailed) or type(problem) is ValueError:
             again = f"palaestra train --resume {run.folder}" if about["made_by_id"] else "pal.resume(run, env=...)"
             remedy = f"{checkpoints.good}; when that is mended, continue with: {again}"
             raise RunError(run.folder, str(problem), remedy) from problem

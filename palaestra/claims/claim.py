@@ -18,7 +18,7 @@ class Scale:
     """How much is run.
 
     Args:
-        steps: environment steps of each seed, or the budget that a function gets.
+        steps: environment steps of each seed (updates or rounds, where these are counted), or a function's budget.
         group: seeds of each arm between two looks.
         max_groups: looks at most.
         train: keywords of `pal.train` for arms that are expressions: environments, episodes, evaluate_every, ...

@@ -14,10 +14,11 @@ from palaestra.claims.results import KEPT, code, keep, kept, kernel
 from palaestra.comparison import Comparison, compare
 from palaestra.comparison.running import TRAINING
 from palaestra.data.files import read, write
+from palaestra.evaluation.answers import REWARD
 from palaestra.evaluation.measures import MEASURES
-from palaestra.expression import nearest
+from palaestra.expression import nearest, parse
 from palaestra.processes import Listen
-from palaestra.training import silent
+from palaestra.training import counts_rounds, silent
 
 ALPHA = 0.05
 # So few seeds cannot reach 0.05: a smoke run proves that the claim can be run, and its verdict proves nothing.
@@ -76,15 +77,17 @@ def run(
     data: dict[str, Any] = {"dataset": str(_dataset(claim, folder))} if claim.dataset else {}
     of_expressions = isinstance(claim.baseline, str)
     arms = [claim.baseline, claim.treatment] if of_expressions else None
+    in_rounds = isinstance(claim.baseline, str) and counts_rounds(parse(claim.baseline))
+    long: dict[str, Any] = {"rounds" if in_rounds else "steps": size.steps}
     comparison = compare(
         arms or {"baseline": claim.baseline, claim.slug: claim.treatment},
         claim.world,
-        size.steps,
+        **long,
         alpha=SMOKE_ALPHA if scale == "smoke" else ALPHA,
         group=size.group,
         max_groups=size.max_groups,
         measure=claim.measure if claim.measure in MEASURES else "final",
-        score="episode_return" if claim.measure in MEASURES else claim.measure,
+        score=_score(claim, size.train),
         out=folder,
         threads=threads,
         stamp={"code": code(claim), "kernel": kernel()},  # of when it began: what goes on with other code is no result
@@ -96,6 +99,13 @@ def run(
     if record:
         keep(result)
     return {**result, "report": str(comparison.report)}
+
+
+def _score(claim: Claim, training: Mapping[str, Any]) -> str:
+    """Of an evaluation; what functions give has the name of the measure."""
+    if claim.measure not in MEASURES:
+        return claim.measure
+    return REWARD if "model" in training else "episode_return"
 
 
 def _dataset(claim: Claim, folder: Path) -> Path:

@@ -23,17 +23,17 @@ from palaestra.envs.make import World
 from palaestra.evaluation.measures import MEASURES
 from palaestra.evaluation.sequential import SequentialComparator
 from palaestra.expression import nearest
-from palaestra.ground import ground_of
 from palaestra.machine import computing
 from palaestra.processes import Job, Listen, far, in_processes
 from palaestra.runs import Run, RunError
 from palaestra.runs.files import to_json
-from palaestra.training import resume, silent, train
+from palaestra.training import TEXT_ONLY, as_options, counted, grounded, resume, silent, train
 
 # What `train` may be told of the arms' runs; the rest is the comparison's own.
 TRAINING = (
     "environments", "episodes", "evaluate_every", "log_every", "checkpoint_every", "device", "precision",
-    "deterministic", "compile", "together", "dataset",
+    "deterministic", "compile", "together", "dataset", "model", "tokenizer", "prompts", "reward", "columns",
+    "micro_batch",
 )  # fmt: skip
 PATIENCE = 10.0  # seconds that a run is waited for whose process has lost the one that began it
 
@@ -73,6 +73,7 @@ def compare(
     env: World | str | None = None,
     steps: int = 0,
     *,
+    rounds: int | None = None,
     alpha: float = 0.05,
     group: int = 5,
     max_groups: int = 5,
@@ -95,6 +96,7 @@ def compare(
         env: a Gymnasium id, an environment or a function that makes one; None where `dataset` is all that there is. For
             functions a phrase: what they play.
         steps: environment steps of each seed; on a dataset, updates; the budget of functions.
+        rounds: in place of `steps`, for what collects answers of a language model in rounds.
         alpha: the probability, at most, of telling apart any arms that do not differ.
         group: seeds of each arm between two looks at the data.
         max_groups: looks at most.
@@ -112,13 +114,15 @@ def compare(
     written, and where a run fails: when that is mended, the same call goes on.
     """
     own = arms_of(arms)
+    clock, steps = ("steps", steps) if rounds is None else ("rounds", rounds)
     if steps < 1:
         raise ValueError(f"steps is {steps}; it must be at least 1")
     if measure not in MEASURES:
         raise ValueError(f"there is no measure {measure!r}; {nearest(measure, MEASURES)}")
     if unknown := [name for name in training if name not in TRAINING]:
         raise ValueError(f"compare takes no {unknown[0]!r}; {nearest(unknown[0], TRAINING)}")
-    score = _fitting(own, env, training.get("dataset"), score)
+    training = {name: value for name, value in training.items() if value is not None}
+    score = _fitting(own, env, training, score, {clock: steps})
     names = [arm.name for arm in own]
     pairs = [(name, names[0]) for name in names[1:]] if against_first else None
     test = SequentialComparator(names, comparisons=pairs, alpha=alpha, group=group, max_groups=max_groups)
@@ -137,7 +141,7 @@ def compare(
     }
     folder = Path(out) if out is not None else _folder(own, plan)
     record = Record.begin(folder, plan)
-    runs = _Runs(folder, own, env, steps, training, threads or torch.get_num_threads(), listen)
+    runs = _Runs(folder, own, env, steps, clock, training, threads or torch.get_num_threads(), listen)
     with record.writing():
         listen({"kind": "comparing", "folder": str(folder), "plan": plan})
         while test.needs:
@@ -162,11 +166,12 @@ class _Runs:
     """The runs of the arms, one for each group of seeds."""
 
     def __init__(
-        self, folder: Path, arms: Sequence[Arm], env: Any, steps: int, training: Mapping[str, Any], threads: int,
-        listen: Listen,
+        self, folder: Path, arms: Sequence[Arm], env: Any, steps: int, clock: str, training: Mapping[str, Any],
+        threads: int, listen: Listen,
     ) -> None:  # fmt: skip
         self.folders = {arm.name: folder / slug(arm, number) for number, arm in enumerate(arms, start=1)}
-        self.env, self.steps, self.training, self.threads, self.listen = env, steps, training, threads, listen
+        self.env, self.steps, self.clock, self.training = env, steps, clock, training
+        self.threads, self.listen = threads, listen
         self.made: dict[str, list[range]] = {arm.name: [] for arm in arms}
 
     def folder(self, arm: Arm, seeds: range) -> Path:
@@ -197,10 +202,10 @@ class _Runs:
         if (folder / "run.json").exists():
             _left_alone(folder)
             return Job(folder, ["train", "--resume", str(folder), "--quiet"])
-        options = {"env": self.env, "steps": self.steps, "seeds": f"{seeds[0]}-{seeds[-1]}", "out": folder}
+        options = {"env": self.env, self.clock: self.steps, "seeds": f"{seeds[0]}-{seeds[-1]}", "out": folder}
         options |= {"threads": threads, "log_every": max(1, self.steps // 50), **self.training}
         options["together"] = self._together(arm)
-        return Job(folder, ["train", str(arm.made), *_options(options), "--quiet"])
+        return Job(folder, ["train", str(arm.made), *as_options(options), "--quiet"])
 
     def _together(self, arm: Arm) -> str:
         """As the arm's first group ran, which was decided by measuring: what depends on it must not change between."""
@@ -215,7 +220,8 @@ class _Runs:
             resume(folder, env=self.env, algorithm=arm.made, listen=told)  # type: ignore[arg-type]
             return
         training = {**self.training, "together": self._together(arm), "threads": self.threads}
-        train(arm.made, self.env, self.steps, seeds=seeds, out=folder, listen=told, **training)  # type: ignore[arg-type]
+        long = {self.clock: self.steps}
+        train(arm.made, self.env, seeds=seeds, out=folder, listen=told, **long, **training)  # type: ignore[arg-type]
 
     def _played(self, arm: Arm, seeds: range) -> None:
         """A run of a function: an evaluation of each seed, written when it is there."""
@@ -297,36 +303,30 @@ def _summary(record: Record, arms: Sequence[Arm], test: SequentialComparator, ru
     return {**summary, "verdict": verdict(summary)}
 
 
-def _options(options: Mapping[str, Any]) -> list[str]:
-    """As the command line takes them: what is switched on has no value."""
-    found = []
-    for name, value in options.items():
-        if value is None or value is False:
-            continue
-        found += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name.replace('_', '-')}", str(value)]
-    return found
-
-
-def _fitting(arms: Sequence[Arm], env: Any, dataset: Any, score: str | None) -> str:
+def _fitting(
+    arms: Sequence[Arm], env: Any, training: Mapping[str, Any], score: str | None, long: Mapping[str, int]
+) -> str:
     """The score that is compared. Raises what training would raise, before there is a folder.
 
     An environment of one's own is not opened for it.
     """
     trained = [arm.made for arm in arms if isinstance(arm.made, Algorithm)]
-    offline = False
+    text = {name: training[name] for name in ("model", *TEXT_ONLY) if name in training}
+    usual = "episode_return"
     if trained and isinstance(env, str | None):
         for arm in arms:
             if isinstance(arm.made, Algorithm):
                 try:
-                    ground = ground_of(arm.made, env, dataset)
+                    counted(arm.made, long.get("steps"), long.get("rounds"))
+                    ground = grounded(arm.made, env, training.get("dataset"), **text)
                     world = ground.world(1)
                     ground.begin(arm.made, (0,), world).close()
                     if (judge := ground.judge(world, 1)) is not None:
                         judge.close()
                 except ValueError as wrong:
                     raise Unfit(f"{arm.name}: {wrong}") from wrong
-                offline = ground.env is None
-    return score or ("fitted_q_value" if offline else "episode_return")
+                usual = ground.score()
+    return score or usual
 
 
 def _tagged(listen: Listen, name: str) -> Listen:

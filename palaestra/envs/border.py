@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.algorithm import Unfit
 from palaestra.batch import Obs, Space, Spec
+from palaestra.envs.text.space import Language
 
 MOST_JOINT_CHOICES = 4096
 OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, or a flat Dict of them"
@@ -165,6 +166,8 @@ def describe(space: gym.Space[Any]) -> dict[str, Any]:
         return {"space": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, gym.spaces.MultiBinary):
         return {"space": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
+    if isinstance(space, Language):
+        return {"space": "Language", "max_length": space.max_length}
     raise Unfit(f"the space {space} is not handled: use {OBSERVATIONS}")
 
 
@@ -183,4 +186,6 @@ def undescribe(about: dict[str, Any]) -> gym.Space[Any]:
         return gym.spaces.MultiDiscrete(about["nvec"], start=about["start"])
     if kind == "MultiBinary":
         return gym.spaces.MultiBinary(about["n"])
+    if kind == "Language":
+        return Language(about["max_length"])
     raise ValueError(f"unknown space {kind!r} in a policy's description")

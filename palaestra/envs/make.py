@@ -74,7 +74,7 @@ def _by_id(name: str, n: int) -> VectorEnv:
     if (package := NAMESPACES.get(name.partition("/")[0])) is not None:
         gym.register_envs(import_module(package))
     spec = gym.spec(name)
-    if spec.namespace == "palaestra":
+    if spec.namespace == "palaestra" and spec.vector_entry_point is not None:
         return gym.make_vec(name, n, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.DISABLED)
     make = atari if spec.namespace == "ALE" else gym.make
     return SyncVectorEnv([lambda: make(name)] * n, autoreset_mode=AutoresetMode.DISABLED)

@@ -2,6 +2,7 @@
 
 `gymnasium.make(id)` gives one copy under Gymnasium's usual wrappers; `gymnasium.make_vec(id, n)` gives n, vectorised
 natively. The time limit stands in the id alone: `make` applies it as a `TimeLimit`, `make_vec` hands it to the world.
+Of a text task there is `gymnasium.make` alone, with the task's settings: `make("palaestra/Add-v0", digits=3)`.
 Nothing but names is read here; a world's module is imported when one is made.
 """
 
@@ -36,9 +37,20 @@ WORLDS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "palaestra/ContextualMountainCar-v0": ("mountain_car", "ContextualMountainCar", 200, {}),
 }
 
+# id: "MODULE:FUNCTION" in palaestra.envs.text. Nothing but strings is seen and done there, for one step an episode, so
+# that they are no worlds for control: no Box, no physics, no native vectorisation.
+TEXTS: dict[str, str] = {
+    "palaestra/Add-v0": "add:add",
+    "palaestra/Countdown-v0": "countdown:countdown",
+    "palaestra/Sent-v0": "sent:sent",
+    "palaestra/Sort-v0": "sort:sort",
+    "palaestra/KeyValue-v0": "recall:key_value",
+    "palaestra/ChainSum-v0": "chain:chain_sum",
+}
+
 
 def register() -> None:
-    """Make the ids of `WORLDS` known to Gymnasium; calling it again changes nothing."""
+    """Make the ids of `WORLDS` and `TEXTS` known to Gymnasium; calling it again changes nothing."""
     import gymnasium
 
     for name, (module, world, max_episode_steps, options) in WORLDS.items():
@@ -50,3 +62,6 @@ def register() -> None:
                 max_episode_steps=max_episode_steps,
                 kwargs=dict(options),
             )
+    for name, task in TEXTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point="palaestra.envs.text.task:text_env", kwargs={"task": task})

@@ -36,3 +36,22 @@ def cosine(begin: float, end: float, duration: float, of: str = "updates") -> Ca
 def _cosine(clock: Any, begin: float, end: float, duration: float, of: str) -> Tensor:
     part: Tensor = torch.clamp(getattr(clock, of) / duration, max=1.0)
     return (begin - end) * 0.5 * (1.0 + torch.cos(part * torch.pi)) + end
+
+
+def warmed(peak: float, warm_up: int, decay_over: int | None = None) -> float | Callable[[Any], Tensor]:
+    """Rises linearly to `peak` over the first `warm_up` updates; then along half a cosine to 0 at update `decay_over`.
+
+    Without either it is the plain number; without `decay_over` it stays at the peak.
+    """
+    if not warm_up and decay_over is None:
+        return peak
+    return partial(_warmed, peak=peak, warm_up=warm_up, decay_over=decay_over)
+
+
+def _warmed(clock: Any, peak: float, warm_up: int, decay_over: int | None) -> Tensor:
+    made: Tensor = clock.updates.float()
+    rising = torch.clamp(made / max(1, warm_up), max=1.0)
+    if decay_over is None:
+        return peak * rising
+    falling = torch.clamp((made - warm_up) / max(1, decay_over - warm_up), 0.0, 1.0)
+    return peak * rising * 0.5 * (1.0 + torch.cos(falling * torch.pi))

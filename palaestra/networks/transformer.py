@@ -21,19 +21,26 @@ from palaestra.batch import Obs, Spec, each
 from palaestra.networks.encoders import Encoder, by_space
 from palaestra.networks.mlp import Activation, activation_of
 
+EACH = slice(None)  # all tokens
+OBS = slice(1, None, 3)  # an observation's token is the second of a step's three
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, said: slice = EACH) -> Tensor:
     """`softmax(query key^T / sqrt(d)) value`, each token's over itself and those before it: all are [..., L, d].
 
-    Written out because PyTorch's own on a CPU cannot be mapped over seeds but one by one, which took twice the time.
+    Where only some tokens are `said`, `query` and what comes out are theirs alone. Written out because PyTorch's own on
+    a CPU cannot be mapped over seeds but one by one, which took twice the time.
     """
-    after = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool, device=query.device).triu(1)
-    scores = (query @ key.mT * query.shape[-1] ** -0.5).masked_fill(after, float("-inf"))
-    return scores.softmax(-1) @ value
+    tokens = key.shape[-2]
+    unseen = torch.full((tokens, tokens), float("-inf"), dtype=query.dtype, device=query.device).triu(1)[said]
+    return (query * query.shape[-1] ** -0.5 @ key.mT + unseen).softmax(-1) @ value
 
 
 class Block(nn.Module):
-    """Attention to this token and those before it, then a perceptron of one layer, each added: [B, L, D] -> same."""
+    """Attention to this token and those before it, then a perceptron of one layer, each added: [B, L, D] -> same.
+
+    Of the tokens that are `said` alone, where the others are not asked for.
+    """
 
     def __init__(self, size: int, heads: int, activation: Activation) -> None:
         super().__init__()
@@ -43,11 +50,13 @@ class Block(nn.Module):
         self.widen, self.narrow = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
         self.activation = activation_of(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        read = self.read(self.before_attention(x)).unflatten(-1, (3, self.heads, -1))
-        found = causal_attention(*read.permute(2, 0, 3, 1, 4).unbind(0))  # [B, heads, L, D / heads] each
-        x = x + self.attended(found.transpose(1, 2).flatten(2))
-        return x + self.narrow(self.activation(self.widen(self.before_layer(x))))
+    def forward(self, x: Tensor, said: slice = EACH) -> Tensor:
+        read = self.read(self.before_attention(x)).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in read)  # [B, heads, L, d]
+        found = causal_attention(query[:, :, said], key, value, said)
+        x = x[:, said] + self.attended(found.transpose(1, 2).flatten(2))
+        rows = self.before_layer(x).flatten(0, 1)  # of [B, L, D] a linear layer gives a view, dear to change in place
+        return x + self.narrow(self.activation(self.widen(rows))).view_as(x)
 
 
 class Trajectories(nn.Module):
@@ -93,9 +102,10 @@ class Trajectories(nn.Module):
         tokens = (self.of_return(return_to_go.unsqueeze(-1)), self.of_obs(seen), self.of_action(done))
         when = self.of_step(step.clamp(max=self.of_step.num_embeddings - 1))
         x = self.first((torch.stack(tokens, 2) + when.unsqueeze(2)).flatten(1, 2))
-        for block in self.blocks:
+        *inner, outer = self.blocks
+        for block in inner:
             x = block(x)
-        return self.head(self.last(x).unflatten(1, (shape[1], 3))[:, :, 1])
+        return self.head(self.last(outer(x, OBS)))
 
 
 def trajectories(

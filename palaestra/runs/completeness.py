@@ -51,7 +51,7 @@ def missing(run: Run, writer: int | None) -> list[RunError]:
 
 def _clock(about: dict[str, Any]) -> str:
     """What the run's `steps` count."""
-    return "updates" if about.get("offline") else "env_steps"
+    return str(about.get("counts", "updates" if about.get("offline") else "env_steps"))
 
 
 def _resume(run: Run) -> str:

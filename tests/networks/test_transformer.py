@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from palaestra.batch import Space, Spec
-from palaestra.networks.transformer import Block, Trajectories, causal_attention, trajectories
+from palaestra.networks.transformer import OBS, Block, Trajectories, causal_attention, trajectories
 
 SPEC = Spec(Space((3,)), Space((2,)))
 
@@ -52,6 +52,12 @@ def test_a_block_without_weights_passes_on():
         torch.nn.init.zeros_(layer.bias)
     x = torch.randn(2, 5, 4, generator=rng())
     assert torch.equal(block(x), x)
+
+
+def test_a_block_says_some_tokens_as_it_says_all():
+    block = network().blocks[0]
+    x = torch.randn(2, 9, 8, generator=rng()).double()
+    torch.testing.assert_close(block(x, OBS), block(x)[:, 1::3])
 
 
 @pytest.mark.parametrize("t", range(6))

@@ -1,0 +1,90 @@
+"""Add two numbers, digit by digit or at one go.
+
+Prompts and demonstrations:
+
+    add                   47+85=      132
+    add, with scratchpad  47+85=      7+5+0=12;4+8+1=13;132
+    marked_add            47+85#=     132#
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from palaestra.envs.text.task import DIGITS, Row, TextTask, replaced
+from palaestra.rewards.verifiers import ends_with, exact_match, last_number
+
+SYMBOLS = (*DIGITS, *"+=;#")  # of all variants, so that a model of one can go on with another
+MARK = "#"
+
+
+def add(digits: int = 2, scratchpad: bool = False) -> TextTask:
+    """Sums of two numbers. Each is uniform among those of at most `digits` digits.
+
+    Args:
+        digits: of the longer number, at least 1.
+        scratchpad: demonstrations write a step for each of the `digits` places first, from the right: the two digits,
+            the carry, and their sum.
+
+    Gold is "exact_match", and "last_number" with a scratchpad: only what comes out is judged.
+    """
+    _checked(digits)
+    if not scratchpad:
+        sample, longest = partial(_plain, digits=digits), digits + 2
+        return TextTask("add", SYMBOLS, "", sample, {"exact_match": exact_match}, longest, _corrupted)
+    sample, longest = partial(_worked, digits=digits), 9 * digits + digits + 2  # 9: "7+5+0=12;"
+    return TextTask("add", SYMBOLS, "", sample, {"last_number": last_number}, longest, _corrupted)
+
+
+def marked_add(digits: int = 2) -> TextTask:
+    """Sums, and a wish for the format: where the prompt ends in "#=", the answer is to end in "#", and only there.
+
+    Gold is "exact_match", of both; "last_number" is the sum alone and "marked" the wish alone. `digits` as of `add`.
+    """
+    _checked(digits)
+    rewards = {"exact_match": exact_match, "last_number": last_number, "marked": marked}
+    return TextTask("marked-add", SYMBOLS, "", partial(_marked, digits=digits), rewards, digits + 3, _corrupted)
+
+
+def marked(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+    """1 where an answer ends in "#" if and only if the prompt asks for it."""
+    ended = ends_with(MARK)(rows, answers)
+    return [float((MARK in row["prompt"]) == bool(end)) for row, end in zip(rows, ended, strict=True)]
+
+
+def _checked(digits: int) -> None:
+    if digits < 1:
+        raise ValueError(f"digits={digits}: numbers must have at least 1")
+
+
+def _drawn(rng: np.random.Generator, digits: int) -> tuple[int, int]:
+    return int("".join(map(str, rng.integers(10, size=digits)))), int("".join(map(str, rng.integers(10, size=digits))))
+
+
+def _plain(rng: np.random.Generator, digits: int) -> Row:
+    a, b = _drawn(rng, digits)
+    return {"prompt": f"{a}+{b}=", "answer": str(a + b)}
+
+
+def _worked(rng: np.random.Generator, digits: int) -> Row:
+    a, b = _drawn(rng, digits)
+    steps, carry = [], 0
+    for place in range(digits):
+        left, right = a // 10**place % 10, b // 10**place % 10
+        steps.append(f"{left}+{right}+{carry}={left + right + carry}")
+        carry = (left + right + carry) // 10
+    return {"prompt": f"{a}+{b}=", "answer": ";".join([*steps, str(a + b)])}
+
+
+def _marked(rng: np.random.Generator, digits: int) -> Row:
+    a, b = _drawn(rng, digits)
+    mark = MARK if rng.random() < 0.5 else ""
+    return {"prompt": f"{a}+{b}{mark}=", "answer": f"{a + b}{mark}"}
+
+
+def _corrupted(row: Row, rng: np.random.Generator) -> str:
+    """A digit of the sum is wrong: an earlier step would not change what the answer is worth."""
+    return replaced(row["answer"], rng, begin=row["answer"].rfind(";") + 1)

@@ -1,0 +1,1 @@
+"""Rewards of texts: verifiers, and rewards of anyone's by name."""
