@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-LIBRARIES = ("torch", "gymnasium", "numpy", "mujoco", "stable-baselines3", "sbx-rl", "jax")
+LIBRARIES = ("torch", "gymnasium", "numpy", "mujoco", "stable-baselines3", "sbx-rl", "jax", "transformers", "trl")
 
 
 def limit(threads: int, first: int = 0) -> None:
@@ -39,11 +39,11 @@ def waited(device: str) -> float:
     return time.perf_counter()
 
 
-def product_rate(size: int, device: str = "cpu", seconds: float = 2.0) -> float:
-    """The best rate of single-precision products of square matrices, in GFLOP/s."""
+def product_rate(size: int, device: str = "cpu", seconds: float = 2.0, dtype: str = "float32") -> float:
+    """The best rate of products of square matrices, in single precision as it comes, in GFLOP/s."""
     import torch
 
-    left, right, out = (torch.ones(size, size, device=device) for _ in range(3))
+    left, right, out = (torch.ones(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(3))
     count = max(1, int((2e8 if device == "cpu" else 2e11) / size**3))
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:

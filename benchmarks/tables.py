@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import language
 import learning
 import numpy as np
 import offline
@@ -90,6 +91,43 @@ def gpu(result: dict) -> list[str]:
         cells.append(f"{100 * best * work / 1e9 / result['peak_gflops']:.1f} %" if work else "-")
         lines.append(row(str(count), *cells))
     return lines + made(result)
+
+
+def language_numbers(result: dict) -> list[str]:
+    """Losses: how far ours is from TRL's, and why, where it is not rounding."""
+    lines = head("loss", "TRL", "loss apart", "gradients apart", "")
+    for loss in result["losses"]:
+        apart = loss["loss_apart"], loss["gradient_apart"]
+        verdict = "equal" if max(apart) < language.EQUAL else loss["note"] or "different"
+        lines.append(row(loss["name"], f"`{loss['trl']}`", *(f"{x:.0e}" for x in apart), verdict))
+    return lines + made(result)
+
+
+def language_speed(result: dict) -> list[str]:
+    """Steps of language models: tokens a second, ratios to TRL, memory; on a GPU the share of the peak."""
+    rounds = result["rounds"]
+    keys = {"memory, MB": "peak_mb", "more than loaded, MB": "increase_mb", "GPU memory, MB": "gpu_peak_mb"}
+    keys = {name: key for name, key in keys.items() if values_of(rounds[0], key)}
+    peak = max((r["peak"]["tflops"] for r in rounds if r.get("peak")), default=None)
+    share = ("of the peak",) if peak else ()
+    lines = [f"Matrix products in bf16 reach {peak:.0f} TFLOP/s.", ""] if peak else []
+    lines += head("base", "who", "tokens a second", "range", "milliseconds a step", "times TRL", *keys, *share)
+    for algorithm in language.STEPS:
+        rates = {who: values(rounds, f"{algorithm} {who}", "tokens_per_s") for who in ("ours", "trl")}
+        for who, own in rates.items():
+            if own:
+                name = f"{algorithm} {who}"
+                step = statistics.median(values(rounds, name, "ms_per_step"))
+                memory = (f"{statistics.median(values(rounds, name, key)):,.0f}" for key in keys.values())
+                used = (f"{100 * statistics.median(values(rounds, name, 'tflops')) / peak:.0f} %",) if peak else ()
+                cells = f"{statistics.median(own):,.0f}", spread(own, ",.0f"), f"{step:,.0f}"
+                lines.append(row(algorithm, who, *cells, ratio(own, rates["trl"]), *memory, *used))
+    return lines + made(result)
+
+
+def values_of(found: dict, key: str) -> list[float]:
+    """Of every contestant of a round that has it."""
+    return [one[key] for one in found.values() if one and key in one]
 
 
 def offline_speed(lines: list[dict]) -> list[str]:
@@ -184,7 +222,10 @@ def made(result: dict) -> list[str]:
     return ["", f"`{result['command']}`: {repeats}{threads}{machine}; {versions}."]
 
 
-TABLES = {"throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu}
+TABLES = {
+    "throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu,
+    "language_numbers": language_numbers, "language_speed": language_speed, "language_gpu": language_speed,
+}  # fmt: skip
 OF_LINES = {"offline_speed": offline_speed, "offline_scores": offline_scores}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         resume,
         select,
         show,
+        stages,
         train,
         write_dataset,
     )  # fmt: skip
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "check", "claim", "compare", "evaluate", "export", "go_online", "listed", "load", "make_dataset", "parse",
-    "read_dataset", "resume", "select", "show", "train", "write_dataset",
+    "read_dataset", "resume", "select", "show", "stages", "train", "write_dataset",
 ]  # fmt: skip
 
 

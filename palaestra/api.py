@@ -18,6 +18,7 @@ from palaestra.inspection import show
 from palaestra.runs import folders_of_runs
 from palaestra.runs.check import check as broken_parts
 from palaestra.selection import select
+from palaestra.staged import stages
 from palaestra.training import go_online, resume, train
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "resume",
     "select",
     "show",
+    "stages",
     "train",
     "write_dataset",
 ]

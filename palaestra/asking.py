@@ -47,8 +47,9 @@ def evaluate(
     """The raw scores of the policy of each of a run's seeds: `{"run": folder, "scores": {name: {seed: [values]}}}`.
 
     And `env_steps`, after how many (or, of a dataset or a language model, after how many updates or rounds) the
-    policies were saved, and `problems`: newer checkpoints that are damaged. All seeds play the same fresh episodes, begun with
-    `seed`, 10 when `episodes` is None; a language model answers 100 prompts, or says how likely held-out texts are.
+    policies were saved, and `problems`: newer checkpoints that are damaged. All seeds play the same fresh episodes,
+    begun with `seed`, 10 when `episodes` is None; a language model answers 100 prompts, or says how likely held-out
+    texts are.
     """
     texts = _of_texts(run)
     if texts is None:

@@ -1,4 +1,4 @@
-"""The command line: `palaestra train | compare | claim | evaluate | export | show | list | runs`.
+"""The command line: `palaestra train | compare | stages | claim | evaluate | export | show | list | runs`.
 
 What programs read (`--json`) goes to standard output, one object; progress and messages go to standard error. Exit
 codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported before it is needed.
@@ -353,6 +353,43 @@ def compare(
 def _compared(result: Any) -> dict[str, Any]:
     told = ("arms", "decisions", "verdict", "status", "groups", "seconds", "folder", "report")
     return {key: result.summary[key] for key in told}
+
+
+@app.command(epilog="Example: palaestra stages tulu3-rlvr --out tulu3")
+def stages(
+    file: Annotated[str, typer.Argument(help="A file of stages, or the name of one that comes with palaestra.")],
+    out: Annotated[Path, typer.Option(help="The folder of all runs, each in one of its stage's name.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train algorithms one after another, each beginning with what an earlier one learnt.
+
+    The same command again continues where it was stopped.
+    """
+    from palaestra import api
+    from palaestra.progress import Progress
+
+    progress = Progress(quiet)
+
+    def told(row: dict[str, Any]) -> None:
+        if row["kind"] == "stage" and not quiet:
+            say(f"stage {row['number']} of {row['of']}, {row['name']}{': finished' if row['finished'] else ''}")
+        progress(row)
+
+    try:
+        with _telling(verbose), progress:
+            runs = api.stages(file, out, listen=told)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise typer.Exit(130) from None
+    found = [{"name": name, **_trained(run)} for name, run in runs.items()]
+    if as_json:
+        give({"folder": str(out), "stages": found})
+    elif not quiet:
+        for stage in found:
+            say(f"{stage['name']} ({stage['run']}):")
+            _say_scores(stage["scores"])
 
 
 @app.command(epilog="Example: palaestra claim snapshotrl --scale smoke")

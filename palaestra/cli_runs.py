@@ -102,7 +102,7 @@ def runs_plot(
     folders: Folders,
     where: Where = None,
     out: Annotated[Path, typer.Option(help="A .png, .svg or .pdf file.")] = Path("curve.png"),
-    score: Annotated[str, typer.Option(help="Which score.")] = "episode_return",
+    score: Annotated[str | None, typer.Option(help="Which score; the usual one when left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw learning curves: interquartile means over seeds with bands, and every raw value; a panel an environment."""
@@ -117,7 +117,7 @@ def runs_report(
     folders: Folders,
     where: Where = None,
     out: Annotated[Path, typer.Option(help="An .html file.")] = Path("report.html"),
-    score: Annotated[str, typer.Option(help="Which score the curves are of.")] = "episode_return",
+    score: Annotated[str | None, typer.Option(help="Which score the curves are of.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write one page about runs: curves, every seed's raw scores, settings that differ, versions and machine."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from palaestra.data.tokenising import completion_ids, prompt_ids
-from palaestra.data.tokens import token_columns
-from palaestra.evaluation.answers import score_of
+from palaestra.data.tokens import picked, token_columns
+from palaestra.evaluation.answers import AT_ONCE, score_of
 from palaestra.learner import Learner, generator
 from palaestra.networks.language import LanguageModel, Pretrained, language_spec
 from palaestra.networks.pretrained import of_shape, plain, pretrained, save
@@ -78,12 +78,20 @@ def reward_model_at(name: str) -> Reward | None:
     learner, begin, _, _ = _learnt(Path(name), None, "cpu")
     if "reward" not in learner.nets:
         raise RunError(Path(name), "it has no reward model", "name a run of reward-model")
+    return reward_by(learner, begin.tokenizer)
+
+
+def reward_by(learner: Learner, tokenizer: Any) -> Reward:
+    """What the reward model of a learner says of answers, some of them at a time."""
 
     def reward(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-        prompts = [prompt_ids(begin.tokenizer, row["prompt"]) for row in rows]
-        said = [[completion_ids(begin.tokenizer, answer)] for answer in answers]
+        prompts = [prompt_ids(tokenizer, row["prompt"]) for row in rows]
+        said = [[completion_ids(tokenizer, answer)] for answer in answers]
+        columns = token_columns(prompts, said)
         with torch.no_grad():
-            return [float(x) for x in score_of(learner.nets["reward"], token_columns(prompts, said))]
+            some = torch.arange(len(rows)).split(AT_ONCE)
+            parts = [score_of(learner.nets["reward"], picked(columns, index)) for index in some]
+        return [float(x) for part in parts for x in part]
 
     return reward
 

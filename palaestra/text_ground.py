@@ -206,7 +206,7 @@ def text_ground(
         "model": begin.name if name is None else name,
         "model_sha256": begin.fingerprint,
         "prompts": None if prompts is None else asked_file,
-        "reward": list(rewards) if not isinstance(reward, str | Sequence) else _listed(reward),
+        "reward": IN_MEMORY if isinstance(reward, Mapping) else list(rewards) if reward is None else _listed(reward),
         "columns": dict(columns) if columns else None,
         "dataset": file,
         "dataset_sha256": sha,
@@ -224,7 +224,7 @@ def text_ground(
 def task_of(env: Any) -> tuple[TextTask, str]:
     """The task of an environment of texts, and its name. Unfit where it is one of numbers."""
     if isinstance(env, TextTask):
-        return env, env.name
+        return env, f"{env.name} {IN_MEMORY}"
     if isinstance(env, str):
         from palaestra.envs.make import make_vector
 
@@ -236,7 +236,7 @@ def task_of(env: Any) -> tuple[TextTask, str]:
         raise Unfit(
             f"{env if isinstance(env, str) else type(inside).__name__} is no environment of texts: try palaestra/Add-v0"
         )
-    return inside.task, env if isinstance(env, str) else inside.task.name
+    return inside.task, env if isinstance(env, str) else f"{inside.task.name} {IN_MEMORY}"
 
 
 def _read(rows: Rows | None, columns: Mapping[str, str] | None, kind: str) -> tuple[list[dict[str, Any]], str]:

@@ -336,8 +336,8 @@ def text_again(run: Run, value: Algorithm, given: Mapping[str, Any]) -> TextGrou
     about, json = run.about, run.folder / "run.json"
     known = {name: about[name] for name in ("model", "prompts", "reward", "dataset", "env")}
     for name, what in known.items():
-        if what == IN_MEMORY and given.get(name) is None:
-            raise RunError(json, f"its {name} was given in memory", f"pal.resume(run, {name}=...)", f"field {name!r}")
+        if str(what).endswith(IN_MEMORY) and given.get(name) is None:
+            raise RunError(json, f"its {name} was made in memory", f"pal.resume(run, {name}=...)", f"field {name!r}")
     merged = known | {name: what for name, what in given.items() if what is not None}
     try:
         ground = text_ground(

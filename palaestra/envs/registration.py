@@ -41,6 +41,7 @@ WORLDS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
 # that they are no worlds for control: no Box, no physics, no native vectorisation.
 TEXTS: dict[str, str] = {
     "palaestra/Add-v0": "add:add",
+    "palaestra/MarkedAdd-v0": "add:marked_add",
     "palaestra/Countdown-v0": "countdown:countdown",
     "palaestra/Sent-v0": "sent:sent",
     "palaestra/Sort-v0": "sort:sort",

@@ -22,6 +22,7 @@ from palaestra.envs.text.task import TextTask, rows
 from palaestra.expression import nearest, parse
 from palaestra.learner import generator
 from palaestra.loops.rounds import Rounds
+from palaestra.machine import computing
 from palaestra.networks.language import Pretrained, language_spec
 from palaestra.networks.pretrained import library, pretrained, save
 from palaestra.processes import Listen
@@ -57,7 +58,7 @@ class Tiny:
 
 # How far each is trained leaves it something to learn: between a quarter and a half of its answers are right.
 TINY = {
-    "add": Tiny("add:add", updates=350),
+    "add": Tiny("add:add", updates=700),
     "marked-add": Tiny("add:marked_add"),
     "countdown": Tiny("countdown:countdown"),
     "sent": Tiny("sent:sent"),
@@ -144,7 +145,6 @@ def made(tiny: Tiny, seed: int = 0, name: str = "model", listen: Listen = lambda
     of = {
         "tiny": {key: getattr(tiny, key) for key in tiny.__dataclass_fields__},
         "seed": seed,
-        "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     folder = cache().parent / "models" / f"{name}-{seal(of)[:16]}"
@@ -153,7 +153,8 @@ def made(tiny: Tiny, seed: int = 0, name: str = "model", listen: Listen = lambda
     folder.parent.mkdir(parents=True, exist_ok=True)
     listen({"kind": "warning", "text": f"making the model {PREFIX}{name}, once: {tiny.updates:,} updates"})
     task = task_of(tiny)
-    run = learnt(untrained(task, tiny, seed), task, tiny, seed, listen)
+    with computing(threads=1):  # whoever asks for it, with however many threads, gets the same
+        run = learnt(untrained(task, tiny, seed), task, tiny, seed, listen)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as temporary:
         made = Path(temporary) / "model"
         save(run.learner.nets["policy"], run.learner.nets.spec.pretrained.tokenizer, made)  # type: ignore[arg-type, attr-defined]

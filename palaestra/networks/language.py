@@ -22,6 +22,7 @@ from palaestra.algorithm import Factory, Nets, Unfit
 from palaestra.batch import Space, Spec
 
 LOGITS = 1 << 22  # entries of logits that are held at a time: 16 MB of float32
+PARTS, PART = 8, 1 << 10  # rows of like length pass in so many parts at most, of so many tokens at least
 CLOSE = 1e-3  # how far our logits may be from those that the model gives itself
 
 
@@ -134,14 +135,27 @@ class LanguageModel(nn.Module):
         entropy: bool = False,
         likeliest: bool = False,
         embedded: Callable[[Any], Tensor] | None = None,
+        length: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """`logp` of each token given those before it and, on request, the `entropy` of what was expected there, in nats,
-        and the `likeliest` token, int64.
+        """`logp` of each token given those before it and, on request, of what was expected there the `entropy`, in
+        nats, and the `likeliest` token, int64.
 
         Shapes [B, T]. The logits of the whole batch are never held: pieces of them are computed, and computed again for
-        the gradient.
+        the gradient. Where the `length` [B] of rows that are padded on the right is given, and nothing but it, those of
+        like length pass together, without most of their padding; of what is left out it says 0.
         """
-        return self.spoken(self.features(ids, attention, segments, embedded), ids, temperature, entropy, likeliest)
+        ask = partial(self.spoken, temperature=temperature, entropy=entropy, likeliest=likeliest)
+        parts = min(PARTS, len(ids), ids.numel() // PART)
+        if length is None or parts < 2:
+            return ask(self.features(ids, attention, segments, embedded), ids)
+        order = length.argsort()
+        widths = torch.stack([part[-1] for part in length[order].tensor_split(parts)]).tolist()
+        said = []
+        for rows, width in zip(order.tensor_split(parts), widths, strict=True):
+            some = ask(self.features(ids[rows, :width]), ids[rows, :width])
+            said.append({name: nn.functional.pad(value, (0, ids.shape[1] - width)) for name, value in some.items()})
+        back = order.argsort()
+        return {name: torch.cat([part[name] for part in said])[back] for name in said[0]}
 
     def spoken(
         self, features: Tensor, ids: Tensor, temperature: float, entropy: bool, likeliest: bool = False

@@ -55,6 +55,7 @@ def library() -> Any:
         import transformers
     except ImportError as missing:
         raise ValueError("language models need transformers: pip install 'palaestra[language]'") from missing
+    transformers.utils.logging.disable_progress_bar()  # a bar of its own, in the midst of ours, for every file
     return transformers
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -24,10 +25,14 @@ AT_ONCE = 64  # rows of a pass
 Reference = Callable[[Nets], AbstractContextManager[LanguageModel]]
 
 
-def of_tokens(network: Any, ids: Tensor, **asked: Any) -> dict[str, Tensor]:
-    """What a language model says of tokens of any leading shape [..., T], some rows at a time, without gradient."""
+def of_tokens(network: Any, ids: Tensor, length: Tensor | None = None, **asked: Any) -> dict[str, Tensor]:
+    """What a language model says of tokens of any leading shape [..., T], some rows at a time, without gradient.
+
+    `length` [...], where it is given, is how many tokens of a row there are: of the others less is computed.
+    """
     flat = ids.flatten(0, -2)
-    parts = [network(some, **asked) for some in flat.split(AT_ONCE)]
+    lengths = repeat(None) if length is None else length.flatten().split(AT_ONCE)
+    parts = [network(some, length=own, **asked) for some, own in zip(flat.split(AT_ONCE), lengths, strict=False)]
     return {name: torch.cat([part[name] for part in parts]).view_as(ids) for name in parts[0]}
 
 
@@ -35,13 +40,15 @@ def of_tokens(network: Any, ids: Tensor, **asked: Any) -> dict[str, Tensor]:
 def referred(nets: Nets, batch: Columns, rng: Generator, temperature: float, model: Reference = reference) -> Columns:
     """With `reference_logp` of each token: under the model that the policy began as, unless another one is named."""
     with model(nets) as network:
-        return {**batch, "reference_logp": of_tokens(network, batch["ids"], temperature=temperature)["logp"]}
+        said = of_tokens(network, batch["ids"], batch["length"], temperature=temperature)
+    return {**batch, "reference_logp": said["logp"]}
 
 
 @gives("old_logp")
 def recomputed(nets: Nets, batch: Columns, rng: Generator, temperature: float) -> Columns:
     """With `old_logp` of each token: under the policy as it is now, by the pass that it learns with."""
-    return {**batch, "old_logp": of_tokens(nets["policy"], batch["ids"], temperature=temperature)["logp"]}
+    said = of_tokens(nets["policy"], batch["ids"], batch["length"], temperature=temperature)
+    return {**batch, "old_logp": said["logp"]}
 
 
 def reference_logp(stream: str, temperature: float = 1.0) -> Transform:
@@ -56,18 +63,18 @@ def old_logp(temperature: float = 1.0) -> Transform:
 
 def refer_to(algorithm: Algorithm, model: Reference) -> Algorithm:
     """Transforms that ask the reference, those with a keyword `model`, ask this one. Unfit where there is none."""
-
-    def changed(transforms: tuple[Transform, ...]) -> tuple[Transform, ...]:
-        return tuple(replace(t, fn=partial(t.fn, model=model)) if _asks(t) else t for t in transforms)
-
     if not any(map(_asks, algorithm.transforms)):
         raise Unfit(f"{algorithm} asks no reference: choose one that does, as grpo where kl_coefficient is above 0")
     losses = {
-        name: replace(loss, transforms=changed(loss.transforms)) if any(map(_asks, loss.transforms)) else loss
-        for name, loss in algorithm.losses.items()
+        name: replace(loss, transforms=_asking(loss.transforms, model)) for name, loss in algorithm.losses.items()
     }
-    return replace(algorithm, transforms=changed(algorithm.transforms), losses=losses)
+    return replace(algorithm, transforms=_asking(algorithm.transforms, model), losses=losses)
 
 
 def _asks(transform: Transform) -> bool:
     return "model" in inspect.signature(transform.fn).parameters
+
+
+def _asking(transforms: tuple[Transform, ...], model: Reference) -> tuple[Transform, ...]:
+    ask: Any = partial(partial, model=model)
+    return tuple(replace(each, fn=ask(each.fn)) if _asks(each) else each for each in transforms)

@@ -67,7 +67,7 @@ def events(run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _step(row: dict[str, Any]) -> int:
-    return int(row["env_steps"] if "env_steps" in row else row.get("updates", 0))
+    return int(next((row[clock] for clock in ("rounds", "env_steps", "updates") if clock in row), 0))
 
 
 def _scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.runs.errors import RunError
-from palaestra.runs.queries import interquartile_mean
+from palaestra.runs.queries import interquartile_mean, usual_score
 from palaestra.runs.run import Run
 
 # Okabe and Ito's colours, which the colour-blind tell apart, the light yellow left out.
@@ -27,8 +27,8 @@ _BINS = 60
 _COLUMNS = 3  # panels side by side
 
 
-def learning_curve(runs: Iterable[Run], path: Path, key: str = "episode_return") -> Path:
-    """Draw a measure over environment steps (over updates where there are none), and save the figure.
+def learning_curve(runs: Iterable[Run], path: Path, key: str | None = None) -> Path:
+    """Draw a measure over environment steps (over rounds, or updates where there are none), and save the figure.
 
     One panel an environment, one colour an expression. The line is the interquartile mean over all seeds' raw values,
     its band a bootstrap over seeds (see `interval`), every raw value a faint dot. Where seeds were evaluated at
@@ -39,7 +39,7 @@ def learning_curve(runs: Iterable[Run], path: Path, key: str = "episode_return")
     Args:
         runs: those with the same expression and env are one curve; the same seed of two runs counts as two seeds.
         path: a .png, .svg or .pdf file; its folder is made when missing. A single panel has 1,400 x 840 pixels.
-        key: a score such as "episode_return", or a training metric such as "loss/critic".
+        key: a score such as "episode_return", or a training metric such as "loss/critic"; `usual_score` when None.
 
     Returns:
         The path.
@@ -51,13 +51,14 @@ def learning_curve(runs: Iterable[Run], path: Path, key: str = "episode_return")
     if path.suffix.lower() not in _SUFFIXES:
         raise RunError(path, f"{path.suffix or 'no suffix'!r} is no format of a figure", "use .png, .svg or .pdf")
     runs = list(runs)
+    key = usual_score(runs) if key is None else key
     rows = [run.metrics() for run in runs]
     kind, clock = _source(runs, rows, key)
     panels: dict[str, dict[str, list[_Seed]]] = {}
     for run, some in zip(runs, rows, strict=True):
         seeds = _seeds(some, kind, clock, key)
         if seeds:
-            env = str(run.about.get("env") or run.about.get("dataset") or "")
+            env = str(run.about.get("env") or run.about.get("dataset") or run.about.get("prompts") or "")
             panel = panels.setdefault(env, {})
             panel.setdefault(str(run.about.get("expression", run.folder.name)), []).extend(seeds)
 
@@ -80,7 +81,7 @@ def learning_curve(runs: Iterable[Run], path: Path, key: str = "episode_return")
         axes.set_title(textwrap.fill(env, 40), fontsize=11)
         _dress(axes)
         if place + columns >= len(panels):  # nothing is below
-            axes.set_xlabel({"env_steps": "environment steps", "updates": "updates"}[clock])
+            axes.set_xlabel({"env_steps": "environment steps"}.get(clock, clock))
         if place % columns == 0:
             axes.set_ylabel(f"{key.replace('_', ' ')} ({'evaluation' if kind == 'evaluation' else 'training'})")
     for axes in grid[len(panels) :]:
@@ -233,7 +234,7 @@ def _source(runs: Sequence[Run], rows: Sequence[list[dict[str, Any]]], key: str)
     for kind in ("evaluation", "episode", "train"):
         drawn = [one for one in every if any(value == value for value in _values(one, kind, key))]
         # Offline runs count no environment steps, or count none of them.
-        for clock in ("env_steps", "updates"):
+        for clock in ("rounds", "env_steps", "updates"):
             if any(one.get(clock) for one in drawn):
                 return kind, clock
         if any("env_steps" in one for one in drawn):  # the one evaluation before the first step

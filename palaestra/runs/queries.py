@@ -59,8 +59,8 @@ def row(run: Run) -> dict[str, Any]:
     """Return a run as one row of a table. Of its metrics only the end is read: as much as holds every last evaluation.
 
     Keys: `id`, `folder`, `expression`, `env`, `dataset`, `seeds`, `created` (None when `run.json` lacks them);
-    `status`, which is "stopped" for a run that says "running" while nobody writes it; `env_steps`, `updates` and
-    `seconds`, the largest of the rows read, which only grow (None when no row has them); `iqm`, for every score the
+    `status`, which is "stopped" for a run that says "running" while nobody writes it; `rounds`, `env_steps`, `updates`
+    and `seconds`, the largest of the rows read, which only grow (None when no row has them); `iqm`, for every score the
     interquartile mean of the raw values of each seed's last evaluation, pooled over seeds.
 
     Raises:
@@ -185,9 +185,21 @@ def interquartile_mean(values: Iterable[float]) -> float:
     return float(sum(middle) / len(middle))
 
 
-_CLOCKS = ("env_steps", "updates", "seconds")
+_CLOCKS = ("rounds", "env_steps", "updates", "seconds")
 _REMEDY = "see: palaestra runs check"
 _BLOCK = 1 << 16  # bytes that are read at a time, from the end
+
+
+def usual_score(runs: Iterable[Run]) -> str:
+    """Return "episode_return", or the first score of the last evaluations where no run has that."""
+    names = [name for run in runs for scores in last_scores(run).values() for name in scores]
+    return "episode_return" if "episode_return" in names or not names else names[0]
+
+
+def last_texts(run: Run) -> list[dict[str, Any]]:
+    """Return some answers of each seed's last evaluation: `seed`, `prompt`, `answer`, `rewards`. Of language models."""
+    last = {one["seed"]: one for one in run.metrics() if one.get("kind") == "evaluation" and one.get("texts")}
+    return [{"seed": seed, **text} for seed, one in sorted(last.items()) for text in one["texts"]]
 
 
 def _end(run: Run) -> tuple[dict[str, Any], dict[Any, dict[str, list[float]]]]:

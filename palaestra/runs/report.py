@@ -12,7 +12,7 @@ from markupsafe import Markup
 from palaestra.runs.errors import RunError
 from palaestra.runs.page import environment, picture, write_page
 from palaestra.runs.plots import learning_curve
-from palaestra.runs.queries import last_scores, row
+from palaestra.runs.queries import last_scores, last_texts, row, usual_score
 from palaestra.runs.run import Run
 
 # What tells runs apart but is no setting of theirs; the rest of run.json may differ only by intention.
@@ -32,13 +32,13 @@ _MACHINE = ("palaestra", "torch", "numpy", "gymnasium", "python", "platform", "c
 _UNLIKE_PACKAGES = 30  # of a long list of packages, no more differences than this are told
 
 
-def report(runs: Iterable[Run], path: Path, key: str = "episode_return") -> Path:
+def report(runs: Iterable[Run], path: Path, key: str | None = None) -> Path:
     """Write a self-contained HTML page about runs and return its path.
 
     Args:
         runs: any number, of any algorithms and environments.
         path: an .html file; replaced when it exists.
-        key: the score, or training metric, of the curves.
+        key: the score, or training metric, of the curves; `usual_score` when None.
 
     Raises:
         RunError: there are no runs, their metrics are broken, or the file cannot be written.
@@ -46,6 +46,7 @@ def report(runs: Iterable[Run], path: Path, key: str = "episode_return") -> Path
     runs = list(runs)
     if not runs:
         raise RunError(Path(path), "there are no runs to report", "give the folders of some")
+    key = usual_score(runs) if key is None else key
     names = _names(runs)
     told = [_told(name, run) for name, run in zip(names, runs, strict=True)]
     days = sorted({run.about["created"][:10] for run in runs})
@@ -68,6 +69,11 @@ def report(runs: Iterable[Run], path: Path, key: str = "episode_return") -> Path
                 for name, run in zip(names, runs, strict=True)
                 for seed, scores in last_scores(run).items()
                 for score, values in scores.items()
+            ],
+            texts=[
+                {"run": name, **text, "rewards": ", ".join(f"{k} {v:.5g}" for k, v in text["rewards"].items())}
+                for name, run in zip(names, runs, strict=True)
+                for text in last_texts(run)
             ],
             settings=_differing(names, [_settings(run.about) for run in runs]),
             machine=_machine(names, [run.about["provenance"] for run in runs]),
@@ -96,13 +102,18 @@ def _told(name: str, run: Run) -> dict[str, Any]:
     return {
         "name": name,
         "expression": found["expression"] or "none",
-        "env": found["env"] or found["dataset"] or "none",
+        "env": found["env"] or found["dataset"] or run.about.get("prompts") or "none",
         "seeds": ", ".join(map(str, found["seeds"] or [])),
         "status": found["status"],
-        **{key: "" if found[key] is None else f"{found[key]:,}" for key in ("env_steps", "updates")},
+        "steps": _count(found["env_steps"] if found["rounds"] is None else found["rounds"]),
+        "updates": _count(found["updates"]),
         "seconds": "" if found["seconds"] is None else _duration(found["seconds"]),
         "iqm": {score: f"{value:.5g}" for score, value in found["iqm"].items()},
     }
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
 
 
 def _duration(seconds: float) -> str:

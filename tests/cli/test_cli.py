@@ -20,7 +20,7 @@ from palaestra import cli
 TD3 = "td3(start=20,hidden=(8,),batch_size=8)"
 PENDULUM = ("--env", "palaestra/Pendulum-v0")
 VERBS = (
-    "train", "compare", "claim", "evaluate", "export", "show", "list", "runs list", "runs show", "runs plot",
+    "train", "compare", "stages", "claim", "evaluate", "export", "show", "list", "runs list", "runs show", "runs plot",
     "runs report", "runs check", "runs export", "runs import",
 )  # fmt: skip
 SHORT = (*PENDULUM, "--steps", "60", "--episodes", "2", "--evaluate-every", "40")

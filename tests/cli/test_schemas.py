@@ -42,7 +42,8 @@ def test_every_verb_has_one() -> None:
     listed = {f"list-{what}" for what in LISTS}
     runs = {f"runs-{what}" for what in ("list", "show", "plot", "check", "report", "export", "import")}
     dataset = {f"dataset-{what}" for what in ("check", "info", "make")}
-    assert set(SCHEMAS) == {"train", "compare", "claim", "evaluate", "export", "show", *runs, *dataset, *listed}
+    single = {"train", "compare", "stages", "claim", "evaluate", "export", "show"}
+    assert set(SCHEMAS) == {*single, *runs, *dataset, *listed}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -79,6 +80,16 @@ def test_compare(tmp_path: Path) -> None:
     fits(answer, "compare")
     assert [len(arm["scores"]) for arm in answer["arms"].values()] == [2, 2]
     assert Path(answer["report"]).read_text().startswith("<!DOCTYPE html>")
+
+
+def test_stages(tmp_path: Path) -> None:
+    stage = 'env = "palaestra/Pendulum-v0"\nsteps = 60\nepisodes = 2\n[[stage]]\nname = "only"\ntrain = "{}"\n'
+    (tmp_path / "one.toml").write_text(stage.format(TD3))
+    answer = answered("stages", str(tmp_path / "one.toml"), "--out", str(tmp_path / "runs"))
+    fits(answer, "stages")
+    (only,) = answer["stages"]
+    assert (only["name"], only["run"], only["env_steps"]) == ("only", str(tmp_path / "runs" / "only"), 60)
+    assert answered("stages", str(tmp_path / "one.toml"), "--out", str(tmp_path / "runs")) == answer  # nothing to do
 
 
 def test_claim(tmp_path: Path) -> None:

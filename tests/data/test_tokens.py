@@ -74,7 +74,7 @@ def test_what_is_kept_without_padding_comes_back(rows, seed):
     """Kept in two parts, of pairs and of single answers, with a column of tokens and one of rows besides."""
     for count in (1, 2):
         prompts = [row[0] for row in rows]
-        columns = token_columns(prompts, [[answer for answer in row[1 : 1 + count]] for row in rows])
+        columns = token_columns(prompts, [list(row[1 : 1 + count]) for row in rows])
         columns |= {"said": columns["ids"] * 0.5, "number": torch.arange(len(rows))}
         kept = TokenRows()
         for part in (picked(columns, torch.arange(1)), picked(columns, torch.arange(1, len(rows)))):

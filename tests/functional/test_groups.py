@@ -14,6 +14,7 @@ from palaestra.functional.groups import (
     centred,
     group_mean,
     group_size,
+    group_spread,
     group_std,
     leave_one_out,
     length_weighted_baseline,
@@ -34,6 +35,7 @@ def test_by_hand():
     assert group_size(GROUP).tolist() == [2, 2, 2, 2, 1]
     assert group_mean(REWARD, GROUP).tolist() == [2, 3, 2, 3, 10]
     assert group_std(REWARD, GROUP).tolist() == pytest.approx([ROOT, ROOT, ROOT, ROOT, 1.0], abs=1e-12)
+    assert group_spread(REWARD, GROUP).tolist() == [3 - 1, 4 - 2, 3 - 1, 4 - 2, 0]
     assert centred(REWARD, GROUP).tolist() == [-1, 1, 1, -1, 0]
     assert leave_one_out(REWARD, GROUP).tolist() == [1 - 3, 4 - 2, 3 - 1, 2 - 4, 0]
     found = standardised(REWARD, GROUP, eps=0.5)
@@ -59,6 +61,12 @@ def test_a_group_of_one():
     assert group_std(reward, group).tolist() == [1.0]
     for advantage in (centred, leave_one_out, standardised, batch_standardised):
         assert advantage(reward, group).tolist() == [0.0]
+
+
+def test_equal_rewards_have_no_spread_whatever_their_mean_is_rounded_to():
+    reward = torch.full((3,), 0.9)
+    assert centred(reward, tensor([0, 0, 0])).any()  # 0.9 + 0.9 + 0.9 is not three times 0.9
+    assert group_spread(-reward, tensor([0, 0, 0])).tolist() == [0.0] * 3
 
 
 def test_equal_rewards_get_no_advantage():
@@ -113,6 +121,7 @@ CASES = {
     "batch_standardised": lambda r, g, n: batch_standardised(r, g),
     "length_weighted_baseline": lambda r, g, n: length_weighted_baseline(r, g, n.exp()),
     "passing": lambda r, g, n: passing(r, g, 2.5),
+    "group_spread": lambda r, g, n: group_spread(r, g),
     "rank": rank,
 }
 

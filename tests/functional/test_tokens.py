@@ -19,6 +19,7 @@ from palaestra.functional.tokens import (
     macro_ids,
     macro_mean,
     macro_sum,
+    macros_from,
     masked_mean,
     masked_whitened,
     overlong_penalty,
@@ -110,6 +111,15 @@ def test_macro_ids():
     ids = macro_ids(bools("xx.", "xxx"), 2)
     assert (ids >= 0).all()  # places to scatter to, all of them
     assert ids.dtype == torch.int64
+
+
+def test_macros_from_where_they_begin():
+    mask, begins = bools("x..x...x"), bools("..x.x..x")
+    # of the tokens at 1, 2, 4, 5 and 6 those at 1, 5 and 6 begin one; what is said of the others does not count
+    assert macros_from(begins, mask)[mask].tolist() == [0, 0, 0, 1, 2]
+    assert macros_from(bools("xxxxxxxx"), mask)[mask].tolist() == [0] * 5
+    place = mask.cumsum(1) - 1
+    assert macros_from(place % 2 == 0, mask)[mask].tolist() == macro_ids(mask, 2)[mask].tolist()
 
 
 def test_macro_advantage_by_hand():
@@ -300,6 +310,7 @@ CASES = {
     "token_advantage": lambda r, v, m: token_advantage(r, v, m, 0.9, 0.8),
     "macro_advantage": lambda r, v, m: macro_advantage(r, v, macro_ids(m, 3), m, 0.9, 0.8),
     "macro_sum": lambda r, v, m: macro_sum(r, macro_ids(m, 3), m),
+    "macros_from": lambda r, v, m: macros_from(v > 0, m),
     "macro_mean": lambda r, v, m: macro_mean(r, macro_ids(m, 3), m),
     "discounted_to_go": lambda r, v, m: discounted_to_go(r, m, 0.9),
     "discounted_future": lambda r, v, m: discounted_future(r.abs(), m),

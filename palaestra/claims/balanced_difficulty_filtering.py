@@ -1,0 +1,46 @@
+"""Balanced difficulty filtering: as many updates teach more where each prompt is answered right about half of the time.
+
+A tiny language model works out sums of two to eight terms, of which it was shown sums of two to five, so that it
+answers some prompts always right and others never. Both arms get as many updates of as many answers; what the filter
+throws away is told as `answers`, which counts all that were sampled. Judged are prompts that nobody filtered.
+
+Paper: Bae et al., "Online Difficulty Filtering for Reasoning Oriented Reinforcement Learning" (2025).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from palaestra.claims.claim import Claim, Scale
+from palaestra.envs.text.chain import chain_sum
+from palaestra.expression import parse
+from palaestra.factories.language import Tiny, made
+from palaestra.text_ground import text_ground
+
+TASK = chain_sum()
+SHOWN, PRETRAINING = (1, 4), 800  # additions of a sum; updates, ten a round where there are few rounds
+BASE = f"grpo(prompts=16, answers=8, lr=3e-4, longest={TASK.longest})"
+JUDGED = 200  # prompts
+
+
+def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:
+    """Whether each prompt is answered right after `budget` rounds, and how many answers were sampled."""
+    updates = min(PRETRAINING, 10 * budget)
+    model = made(Tiny("chain:chain_sum", {"steps": SHOWN}, updates=updates, context=96), name="chain-sum-short")
+    algorithm = parse(f"{BASE}{method}")
+    run = text_ground(algorithm, model=model, env=TASK).begin(algorithm, (seed,), None, JUDGED)
+    while run.count < budget:
+        run.advance()
+    run.learner.check_finite()
+    return {"accuracy": run.evaluate()[seed]["reward"], "answers": [float(run.answers)]}
+
+
+CLAIM = Claim(
+    slug="balanced-difficulty-filtering",
+    says="With as many updates, GRPO answers more right if it learns from prompts of balanced difficulty alone.",
+    baseline=partial(accuracy, method=""),
+    treatment=partial(accuracy, method="+balanced-difficulty-filtering"),
+    world="sums of two to eight terms (palaestra/ChainSum-v0), of a model that was shown two to five",
+    measure="accuracy",
+    scales={"smoke": Scale(steps=1, group=2, max_groups=1), "cpu": Scale(steps=40), "paper": Scale(steps=1_000)},
+)

@@ -1,0 +1,68 @@
+"""PRM, clip and delta: policies whose steps are scored learn to answer right with it, and to add up steps without it.
+
+A tiny language model works out sums of three to five terms, step by step, and sometimes says a sum twice. A scripted
+process reward model, right about steps but for noise, likes such checks as much as any right step. Both arms earn as
+much for a right answer, and are told the same scores; one adds them up.
+
+Paper: Gao et al., "On Designing Effective RL Reward at Training Time for LLM Reasoning" (2024).
+"""
+
+from __future__ import annotations
+
+import zlib
+from functools import partial
+
+import numpy as np
+
+from palaestra.claims.claim import Claim, Scale
+from palaestra.envs.text.chain import SEPARATOR, chain_sum, step_scores
+from palaestra.envs.text.task import Row
+from palaestra.expression import parse
+from palaestra.factories.language import Tiny, made
+from palaestra.text_ground import text_ground
+
+SETTINGS = {"steps": (2, 4), "checks": 0.3}
+TASK = chain_sum(steps=(2, 4), checks=0.3)
+PRETRAINING = 800  # updates; ten a round where there are few rounds
+BASE = f"grpo(prompts=16, answers=8, lr=3e-4, longest={TASK.longest})"
+NOISE = 0.2
+JUDGED = 200  # prompts
+
+
+def scored(row: Row, answer: str) -> list[float]:
+    """0.9 for a right step and 0.1 for a wrong one, with normal noise that belongs to the answer, in [0, 1]."""
+    right = np.array(step_scores(row, answer))
+    noise = np.random.default_rng(zlib.crc32(f"{row['prompt']}{answer}".encode())).standard_normal(len(right))
+    found: list[float] = (0.1 + 0.8 * right + NOISE * noise).clip(0, 1).tolist()
+    return found
+
+
+def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:
+    """Whether each prompt is answered right after `budget` rounds, and how many steps an answer has."""
+    updates = min(PRETRAINING, 10 * budget)
+    model = made(Tiny("chain:chain_sum", SETTINGS, updates=updates, context=96), name="chain-sum-checked")
+    algorithm = parse(f"{BASE}{method}")
+    run = text_ground(algorithm, model=model, env=TASK).begin(algorithm, (seed,), None, JUDGED)
+    while run.count < budget:
+        run.advance()
+    run.learner.check_finite()
+    found = {"accuracy": run.evaluate()[seed]["reward"]}
+    assert run.asked is not None
+    assert run.asked.texts is not None
+    return {**found, "steps": [float(len(step_scores(note["row"], note["answer"]))) for note in run.asked.texts.notes]}
+
+
+def by_steps(name: str) -> str:
+    """A method that is told the scores."""
+    return f"+{name}(scores='palaestra.claims.prm_clip_delta:scored', separator={SEPARATOR!r})"
+
+
+CLAIM = Claim(
+    slug="prm-clip-delta",
+    says="Where steps are scored, a policy answers more prompts right with clip and delta than with the scores' sum.",
+    baseline=partial(accuracy, method=by_steps("prm-sum")),
+    treatment=partial(accuracy, method=by_steps("prm-clip-delta")),
+    world="sums of three to five terms with checks (palaestra/ChainSum-v0), steps scored by a script with noise",
+    measure="accuracy",
+    scales={"smoke": Scale(steps=1, group=2, max_groups=1), "cpu": Scale(steps=40), "paper": Scale(steps=1_000)},
+)

@@ -1,0 +1,1 @@
+"""Methods of language models: what they learn from their own answers."""

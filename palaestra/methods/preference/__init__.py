@@ -1,0 +1,1 @@
+"""Methods that learn from preferences and scores of texts that there are."""
