@@ -69,6 +69,7 @@ bench: install-bench  ## Time steps, loops and seeds, ours and the peers', and w
 	$(BIN)/python benchmarks/seeds.py --out docs/benchmarks
 	$(BIN)/python benchmarks/gpu.py --out docs/benchmarks
 	$(BIN)/python benchmarks/offline.py speed --peers-python $(PEERS) --out docs/benchmarks/offline_speed.jsonl
+	$(BIN)/python benchmarks/language.py speed --threads 2 --peers-python $(PEERS) --out docs/benchmarks
 	$(BIN)/python benchmarks/tables.py
 
 build: install  ## Build the wheel and the source archive into dist/

@@ -192,6 +192,11 @@ def text_ground(
         raise ValueError("give an environment or prompts, not both")
     longest = algorithm.policy.keywords.get("longest", 1) if isinstance(algorithm.policy, partial) else 1
     asked, asked_file = _read(prompts, columns, "prompts")
+    if begin.context <= longest and (task is not None or asked):
+        raise ValueError(
+            f"longest={longest} leaves no room for a prompt, since {begin.name} reads {begin.context} tokens in all: "
+            "give a smaller one"
+        )
     if asked:
         encoded(begin.tokenizer, asked, "prompts", limit=begin.context - longest, file=asked_file)
     rewards = _rewards(reward, task, scorer)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
-from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
+from palaestra.algorithm import CHANGED_BY_HAND, Algorithm, Unfit
 from palaestra.algorithms.experience import prior_data
 from palaestra.data.dataset import Dataset, DatasetError
 from palaestra.data.replay import Replay
-from palaestra.data.tokens import ROLLED
+from palaestra.data.tokens import KINDS, ROLLED
 from palaestra.envs.make import World
 from palaestra.envs.state import state_problem
 from palaestra.expression import parse
@@ -306,6 +306,8 @@ def grounded(value: Algorithm, env: Any, dataset: Any, **text: Any) -> Ground | 
     """What an algorithm learns from: a language model and texts where a model is given, else numbers."""
     if text.get("model") is not None:
         return text_ground(value, env=env, dataset=dataset, scorer=reward_model_at, **text)
+    if counts_rounds(value) or any(buffer.layout in KINDS for buffer in value.buffers.values()):
+        raise Unfit(f"{value} learns from texts: give a language model to begin with (--model)")
     if given := [name for name in TEXT_ONLY if text.get(name) is not None]:
         raise ValueError(f"{given[0]} is for language models: give a model too, or leave it out")
     return ground_of(value, env, dataset)

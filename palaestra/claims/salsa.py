@@ -38,7 +38,8 @@ from palaestra.text_ground import text_ground
 TASK = sent()
 PPO = f"ppo-lm(kl_coefficient={{}}, lr=1e-3, prompts=128, epochs=2, minibatches=2, longest={TASK.longest})"
 COEFFICIENTS = (0.02, 0.1, 0.3)
-PRETRAINING = 1_000  # updates; forty a round where there are few rounds
+FULL = 25  # rounds; of fewer, as where it is only tried whether it runs, what is prepared is a part of all this
+PRETRAINING = 1_000  # updates
 DEMONSTRATIONS, PASSES = 1_000, 5
 PAIRS, WRONG = 500, 0.25  # labels that are turned around, a share
 JUDGED = 500  # answers
@@ -80,22 +81,28 @@ class Feedback:
 @lru_cache(8)
 def feedback(seed: int, budget: int) -> Feedback:
     """Both arms of a seed learn from the same."""
-    origin = made(Tiny("sent:sent", layers=2, updates=min(PRETRAINING, 40 * budget)), name="sent-small")
+    origin = made(Tiny("sent:sent", layers=2, updates=part(PRETRAINING, budget)), name="sent-small")
     rng = np.random.default_rng([seed, 1])
     shown = [better(rng) for _ in range(DEMONSTRATIONS)]
     kept = TemporaryDirectory(prefix="palaestra-salsa-")
     models = tuple(f"{kept.name}/{i}" for i in range(2))
-    updates = min(PASSES * DEMONSTRATIONS // 64, 4 * budget)
+    updates = part(PASSES * DEMONSTRATIONS // 64, budget)
     imitation = parse(f"sft(lr=2e-3, warm_up=5, decay_over={updates})")
     for i, folder in enumerate(models):
         ground = text_ground(imitation, model=origin, dataset=shown)
         run = trained(ground.begin(imitation, (2 * seed + i,), None), updates)
         save(run.learner.nets["policy"], ground.model.tokenizer, folder)  # type: ignore[arg-type]
     begin = pretrained(models[0])
-    pairs = compared(begin, seed, rng)
+    pairs = compared(begin, part(PAIRS, budget), seed, rng)
     preference = parse("reward-model(lr=1e-3, batch_size=32, warm_up=5)")
-    judge = trained(text_ground(preference, model=begin, dataset=pairs).begin(preference, (seed,), None), PAIRS // 32)
+    judge = text_ground(preference, model=begin, dataset=pairs).begin(preference, (seed,), None)
+    trained(judge, part(PAIRS // 32, budget))
     return Feedback(begin, models, pairs, reward_by(judge.learner, begin.tokenizer), kept)
+
+
+def part(number: int, budget: int) -> int:
+    """Of so many, those for so many rounds."""
+    return max(1, number * min(budget, FULL) // FULL)
 
 
 def better(rng: np.random.Generator) -> Row:
@@ -105,15 +112,15 @@ def better(rng: np.random.Generator) -> Row:
     return {"prompt": row["prompt"], "completion": row["answer"]}
 
 
-def compared(begin: Pretrained, seed: int, rng: np.random.Generator) -> list[Row]:
+def compared(begin: Pretrained, number: int, seed: int, rng: np.random.Generator) -> list[Row]:
     """Pairs of a model's answers; which is better is said by gold, and now and then by its opposite."""
     algorithm = parse(PPO.format(0.0))
     run = text_ground(algorithm, model=begin, env=TASK).begin(algorithm, (seed,), None)
-    asked = [row for row in (TASK.sample(rng) for _ in range(PAIRS)) for _ in range(2)]
+    asked = [row for row in (TASK.sample(rng) for _ in range(number)) for _ in range(2)]
     answers = said(run, asked, seed, "pairs")[0]
     worth = gold(asked, answers)
     rows: list[Row] = []
-    for i in range(0, 2 * PAIRS, 2):
+    for i in range(0, 2 * number, 2):
         first = (worth[i] >= worth[i + 1]) ^ (rng.random() < WRONG)
         chosen, rejected = (i, i + 1) if first else (i + 1, i)
         if answers[i] != answers[i + 1] and answers[i] and answers[i + 1]:
@@ -144,10 +151,10 @@ def begun(expression: str, given: Feedback, seed: int) -> Rounds:
     return text_ground(algorithm, model=given.begin, **what).begin(algorithm, (seed,), None)
 
 
-def judged(run: Rounds, given: Feedback, seed: int) -> dict[str, list[float]]:
+def judged(run: Rounds, given: Feedback, seed: int, number: int = JUDGED) -> dict[str, list[float]]:
     """Of answers that are drawn: `gold`, `proxy`, and `kl`, by how many nats the policy has made them likelier."""
     rng = np.random.default_rng([seed, 2])
-    asked = [TASK.sample(rng) for _ in range(JUDGED)]
+    asked = [TASK.sample(rng) for _ in range(number)]
     answers, columns = said(run, asked, seed, "judged")
     with torch.no_grad():
         before = of_tokens(LanguageModel(given.begin.model), columns["ids"])["logp"]
@@ -159,9 +166,10 @@ def best(seed: int, budget: int, soup: bool) -> dict[str, list[float]]:
     """The answers' gold after `budget` rounds, at the coefficient where its mean is highest."""
     given = feedback(seed, budget)
     change = f"+salsa(models={given.models!r})" if soup else ""
-    found = [
-        judged(trained(begun(PPO.format(c) + change, given, seed), budget), given, seed)["gold"] for c in COEFFICIENTS
-    ]
+    found = []
+    for coefficient in COEFFICIENTS:
+        run = trained(begun(PPO.format(coefficient) + change, given, seed), budget)
+        found.append(judged(run, given, seed, part(JUDGED, budget))["gold"])
     return {"gold": max(found, key=np.mean)}
 
 

@@ -33,6 +33,16 @@ def collects(algorithm: Algorithm) -> bool:
     return algorithm.schedule.epochs > 0
 
 
+def unfitting(algorithm: Algorithm) -> str | None:
+    """What an algorithm asks for that means nothing where texts are learnt from; None where there is nothing."""
+    if algorithm.initial_states:
+        return "it chooses where episodes of an environment begin"
+    for name, buffer in algorithm.buffers.items():
+        if buffer.priority or buffer.keep or buffer.shares:
+            return f"rows of {name} are all kept, and drawn in passes"
+    return None
+
+
 class Rounds:
     """One run of an algorithm that learns from answers, or from texts: the learner, the rows, every random stream.
 
@@ -67,6 +77,8 @@ class Rounds:
         self.seeds = tuple(seeds)
         if len(self.seeds) > 1:
             raise Unfit("the seeds of language models are not stacked: run them in processes, or one by one")
+        if problem := unfitting(algorithm):
+            raise Unfit(f"{algorithm} does not learn from texts: {problem}")
         self.learner = Learner(algorithm, spec, self.seeds, device=device, compile=compile, precision=precision)
         self.algorithm = algorithm = self.learner.algorithm  # a copy: two runs never share the state of a part
         self.device, self.micro_batch = device, micro_batch

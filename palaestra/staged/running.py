@@ -116,7 +116,7 @@ def read(file: str | Path | Mapping[str, Any]) -> tuple[Path, Mapping[str, Any]]
 
 def _wrong(where: Path, stage: str, field: str, what: str) -> ValueError:
     place = [str(where), f"stage {stage!r}" if stage else "", f"field {field!r}" if field else ""]
-    return ValueError(f"{', '.join(filter(None, place))}: {what}")
+    return ValueError(f"{', '.join(filter(None, place))}: {' '.join(what.split())}")
 
 
 def _checked(where: Path, given: Mapping[str, Any]) -> list[Stage]:
@@ -156,9 +156,10 @@ def _checked_stage(where: Path, number: int, stage: Stage, before: Sequence[str]
         raise wrong("train", str(mistake)) from mistake
     if "from" in stage and "model" in stage:
         raise wrong("model", "it begins with what 'from' says; leave one of them out")
-    origins = [("networks", origin) for origin in stage.get("networks", {}).values()]
-    for field, origin in [*origins, *([("from", stage["from"])] if "from" in stage else [])]:
-        earlier, dot, network = str(origin).partition(".")
+    origins = [("networks", str(origin)) for origin in stage.get("networks", {}).values()]
+    origins += [("from", stage["from"])] if "from" in stage else []
+    for field, origin in origins:
+        earlier, dot, network = origin.partition(".")
         if earlier not in before:
             raise wrong(field, f"no earlier stage is called {earlier!r}; {nearest(earlier, before)}")
         if field == "networks" and not (dot and network):
@@ -210,8 +211,8 @@ def _made(where: Path, stage: Stage, model: str | None, folder: Path) -> str:
     if not path.exists():
         module, _, function = stage["dataset"].partition(":")
         try:
-            rows = getattr(import_module(module), function)(model)
+            made = getattr(import_module(module), function)
         except (ImportError, AttributeError) as wrong:
             raise _wrong(where, stage["name"], "dataset", f"{stage['dataset']} cannot be used: {wrong}") from wrong
-        write_file(path, [f"{to_json(row)}\n".encode() for row in rows])
+        write_file(path, [f"{to_json(row)}\n".encode() for row in made(model)])
     return str(path)

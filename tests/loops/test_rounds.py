@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from palaestra.algorithm import Unfit
+import palaestra as pal
+from palaestra.algorithm import Unfit, first_state, reprioritise
 from palaestra.faults import NotFinite, RewardFailed
 from palaestra.loops.rounds import rounds
 from palaestra.text_ground import text_ground
@@ -103,6 +104,17 @@ def test_what_is_refused():
         ground(grpo, env="CartPole-v1")
     with pytest.raises(Unfit, match="which is no dataset of texts"):
         text_ground(parse("td3-bc"), model=begin())
+    states = first_state(grpo, object())
+    with pytest.raises(Unfit, match="does not learn from texts: it chooses where episodes of an environment begin"):
+        ground(states).begin(states, (0,), None)
+    ranked = reprioritise(dpo, "pairs", object())
+    with pytest.raises(Unfit, match="rows of pairs are all kept, and drawn in passes"):
+        ground(ranked).begin(ranked, (0,), None)
+    with pytest.raises(ValueError, match=r"longest=32 leaves no room for a prompt, since .* reads 32 tokens in all"):
+        ground("grpo(longest=32)")
+    for unread in ("grpo", "dpo"):
+        with pytest.raises(Unfit, match="learns from texts: give a language model"):
+            pal.train(unread, env="palaestra/Add-v0", **{"rounds" if unread == "grpo" else "steps": 1})
     assert ground(grpo).task is TASK
     assert begin().context == 32
 

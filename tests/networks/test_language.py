@@ -236,5 +236,26 @@ def test_scalars_are_read_at_their_token():
         torch.testing.assert_close(padded[0, 2:], long, atol=1e-5, rtol=1e-5)
         cut = network(torch.tensor([LONG[:4]]))[0]
     torch.testing.assert_close(cut, long[:4])  # nothing that follows is seen
-    assert abs(float(network.head.weight.detach().std()) * 17**0.5 - 1) < 0.4  # a standard deviation of 1 / sqrt(16 + 1)
+    # The standard deviation is 1 / sqrt(16 + 1).
+    assert abs(float(network.head.weight.detach().std()) * 17**0.5 - 1) < 0.4
     assert torch.equal(TokenScalars(copy.deepcopy(begin().model), 0.0)(torch.tensor([LONG])), torch.zeros(1, 7))
+
+
+def test_rows_of_like_length_pass_together(model, monkeypatch):
+    """With their lengths, rows say the same of their tokens, and nothing of what is behind them."""
+    ids = torch.tensor([[*row, *[0] * (7 - len(row))] for row in (LONG, SHORT, LONG[:2], SHORT[:3], LONG[:6])])
+    length = torch.tensor([7, 5, 2, 3, 6])
+    there = torch.arange(7) < length[:, None]
+    monkeypatch.setattr(language, "PART", 8)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    whole, parts = model(ids, entropy=True), model(ids, entropy=True, length=length)
+    for name in ("logp", "entropy"):
+        torch.testing.assert_close(parts[name] * there, whole[name] * there, atol=1e-5, rtol=1e-5)
+        gradients = [
+            torch.autograd.grad((said[name] * there).sum(), parameters, allow_unused=True, retain_graph=True)
+            for said in (whole, parts)
+        ]
+        for left, right in zip(*gradients, strict=True):
+            if left is not None:
+                torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
+    assert not (parts["logp"][2, 3:]).any()
