@@ -11,6 +11,7 @@ import re
 import shutil
 import textwrap
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,22 @@ from palaestra.claims.running import claim_of
 from palaestra.cli import app
 from palaestra.comparison.figure import drawn
 from palaestra.comparison.report import number
+from palaestra.data.tokens import KINDS, ROLLED
 from palaestra.expression import Entry, catalogue, parse
+from palaestra.factories.language import Tiny, task_of, untrained
 from palaestra.learner import build
 from palaestra.loops.filled import DATASET
+from palaestra.loops.rounds import collects, unfitting
+from palaestra.networks.language import LanguageSpec, language_spec
 
 REFERENCE = Path(__file__).parent / "reference"
-WORLDS = {"continuous": "Pendulum-v1", "discrete": "CartPole-v1"}
+WORLDS = {"continuous": "Pendulum-v1", "discrete": "CartPole-v1", "texts": ""}
+STEPS = '(scores="palaestra.envs.text.chain:step_scores")'
+ARGUMENTS = {  # of what has no default
+    **dict.fromkeys(("prm-clip-delta", "prm-clip", "prm-delta", "prm-sum"), STEPS),
+    "salsa": '(models=("first", "second"))',
+}
+PROMPTS, FILE = "--prompts prompts.jsonl --reward exact_match --rounds 100", "--dataset texts.jsonl --steps 1000"
 OFFLINE = (
     "bc", "gaussian-bc", "percentile-bc", "td3-bc", "iql", "iql-discrete", "xql", "cql", "cal-ql", "cql-discrete",
     "decision-transformer", "return-conditioned",
@@ -100,8 +111,26 @@ def described(entry: Entry) -> tuple[Doc, Doc]:
     return doc, taken_apart(module.__doc__ or "", settings=False)
 
 
+@cache
+def tiny() -> LanguageSpec:
+    """Of a language model that has learnt nothing."""
+    shape = Tiny("add:add", hidden=8, layers=1, heads=1)
+    return language_spec(untrained(task_of(shape), shape))
+
+
+def of_texts(algorithm: Algorithm) -> bool:
+    """Whether it learns from texts."""
+    return any(buffer.layout in (*ROLLED, *KINDS) for buffer in algorithm.buffers.values())
+
+
 def actions(algorithm: Algorithm) -> str:
     """The kind of action that a base can be built for."""
+    if of_texts(algorithm):
+        if problem := unfitting(algorithm):
+            raise Unfit(problem)
+        algorithm.check()
+        build(algorithm, tiny(), seed=0)
+        return "texts"
     for kind, space in {"continuous": Space((1,)), "discrete": Space((), choices=(2,))}.items():
         try:
             build(algorithm, Spec(Space((3,)), space), seed=0)
@@ -111,12 +140,17 @@ def actions(algorithm: Algorithm) -> str:
     raise ValueError(f"{algorithm} can be built for neither a continuous nor a discrete action")
 
 
+def written(slug: str) -> str:
+    """A method as it is written, with arguments that have no default."""
+    return slug + ARGUMENTS.get(slug, "")
+
+
 def fits(method: Entry) -> list[str]:
     """The bases that a method can be put on."""
     found = []
     for base in ours("algorithms"):
         try:
-            actions(parse(f"{base}+{method.slug}"))
+            actions(parse(f"{base}+{written(method.slug)}"))
         except (ValueError, TypeError, KeyError):
             continue
         found.append(base)
@@ -151,7 +185,7 @@ def shown(expression: str) -> str:
 def page(entry: Entry, bases: list[str]) -> str:
     """A base's page, or, with the `bases` that it fits, a method's."""
     doc, module = described(entry)
-    expression = f"{bases[0]}+{entry.slug}" if bases else entry.slug
+    expression = f"{bases[0]}+{written(entry.slug)}" if bases else entry.slug
     value = parse(expression)
     lines = [f"# {entry.slug}", doc.title, *doc.prose]
     if bases:
@@ -168,9 +202,12 @@ def page(entry: Entry, bases: list[str]) -> str:
     if entry.slug in CLAIMS:
         lines += verdict(claim_of(entry.slug))
     lines += ["## Parts", f"```console\n$ palaestra show {expression}\n{shown(expression)}\n```"]
-    env, steps = WORLDS[actions(value)], max(20_000, 2 * value.schedule.start)  # half of them random at most
+    kind = actions(value)
+    env, steps = WORLDS[kind], max(20_000, 2 * value.schedule.start)  # half of them random at most
     quoted = f'"{expression}"' if "(" in expression else expression
     ground = f"--env {env} --steps {steps}"
+    if kind == "texts":
+        ground = "--model MODEL " + (PROMPTS if collects(value) else FILE)
     commands = [f"palaestra train {quoted} {ground}"]
     if DATASET in value.buffers or expression.partition("+")[0] in OFFLINE:
         commands = [f"palaestra dataset make {env} --quality medium --steps 20000 --out log.hdf5"]
@@ -251,7 +288,7 @@ def papers(methods: dict[str, Any]) -> str:
         parts, paper = "", source_of(of_claim(slug))
         if slug in methods:
             entry, bases = methods[slug]
-            parts = ", ".join(changed_parts(parse(bases[0]), parse(f"{bases[0]}+{slug}")))
+            parts = ", ".join(changed_parts(parse(bases[0]), parse(f"{bases[0]}+{written(slug)}")))
             paper = source_of(described(entry)[1])
         took = f"{result['seconds'] / 60:.0f} min" if result else ""
         told = f"{result['verdict']} ({result['scale']})" if result else "not run yet"

@@ -182,10 +182,11 @@ def _shifted(nets: Nets, batch: Columns, rng: Generator, by: float) -> Columns:
 
 
 def _when_collected(algorithm: Algorithm, fn: Callable[[Nets, Columns, Generator], Columns]) -> Algorithm:
-    return append_transform(algorithm, Transform(fn, "collect", next(iter(algorithm.buffers))))
+    needs = ("terminated", "truncated")
+    return append_transform(algorithm, Transform(fn, "collect", next(iter(algorithm.buffers)), needs))
 
 
 def _when_drawn(algorithm: Algorithm, fn: Callable[[Nets, Columns, Generator], Columns]) -> Algorithm:
     for stream in algorithm.buffers:
-        algorithm = append_transform(algorithm, Transform(fn, "update", stream))
+        algorithm = append_transform(algorithm, Transform(fn, "update", stream, ("reward",)))
     return algorithm

@@ -23,10 +23,15 @@ BASE = f"grpo(prompts=16, answers=8, lr=3e-4, longest={TASK.longest})"
 JUDGED = 200  # prompts
 
 
+def begun(updates: int) -> Tiny:
+    """What both arms begin with."""
+    shown = min(20_000, 64 * updates)
+    return Tiny("chain:chain_sum", {"steps": SHOWN}, updates=updates, demonstrations=shown, context=96)
+
+
 def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:
     """Whether each prompt is answered right after `budget` rounds, and how many answers were sampled."""
-    updates = min(PRETRAINING, 10 * budget)
-    model = made(Tiny("chain:chain_sum", {"steps": SHOWN}, updates=updates, context=96), name="chain-sum-short")
+    model = made(begun(min(PRETRAINING, 10 * budget)), name="chain-sum")
     algorithm = parse(f"{BASE}{method}")
     run = text_ground(algorithm, model=model, env=TASK).begin(algorithm, (seed,), None, JUDGED)
     while run.count < budget:

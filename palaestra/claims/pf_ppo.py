@@ -1,64 +1,64 @@
-"""PF-PPO: PPO adds better if it learns from the best of five answers and one other, where the reward is noisy between.
+"""PF-PPO: PPO learns more from the best of five answers and one other, where the reward is noisy between the extremes.
 
-The reward is the share of an answer's digits that stand where they should, in [0, 1], with as much noise as leaves it
-there: none where all are right or all are wrong. An answer's noise is always the same. Both arms give five answers to
-each prompt and make as many updates.
+A sentence is worth its kindness, in (0, 1), and is paid that with as much noise as leaves it there: a middling one may
+earn anything, the best and the worst hardly other than they should. A sentence's noise is always the same. Both arms
+give five answers to each prompt and make as many updates; each is scored by how kind its sampled answers truly were,
+over all rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 
 from palaestra.claims.claim import Claim, Scale
-from palaestra.envs.text.add import add
-from palaestra.envs.text.sort import in_place
+from palaestra.envs.text.sent import kindness, sent
 from palaestra.envs.text.task import Row
 from palaestra.expression import parse
-from palaestra.factories.language import TINY, made
+from palaestra.factories.language import Tiny, made
 from palaestra.text_ground import text_ground
 
-PPO = "ppo-lm(prompts=32, longest=4, lr=1e-4, critic_lr=1e-3, warm_up=20, epochs=2, kl_coefficient=0.02)"
-EPISODES = 500
+PPO = "ppo-lm(prompts=16, longest=17, lr=1e-3, epochs=2, kl_coefficient=0.02)"
+UPDATES, DEMONSTRATIONS = 300, 20_000  # of the model that both arms begin with
 
 
-def noise(row: Row, answer: str) -> float:
-    """Uniform in [-1, 1), always the same for an answer to a prompt."""
-    digest = blake2b(f"{row['prompt']}{answer}".encode(), digest_size=4).digest()
+def noise(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
+    """`u min(s, 1 - s)`, s the kindness, u uniform in [-1, 1) and always the same for an answer to a prompt."""
+    pairs = zip(rows, answers, kindness(rows, answers), strict=True)
+    return [_uniform(f"{row['prompt']} {answer}") * min(kind, 1 - kind) for row, answer, kind in pairs]
+
+
+def _uniform(text: str) -> float:
+    digest = blake2b(text.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") / 2**31 - 1
 
 
-def blurred(rows: Sequence[Row], answers: Sequence[str]) -> list[float]:
-    """`s + u min(s, 1 - s)`, where s is the share of digits in place and u the noise: in [0, 1], with s as its mean."""
-    shares = zip(rows, answers, in_place(rows, answers), strict=True)
-    return [share + noise(row, answer) * min(share, 1 - share) for row, answer, share in shares]
-
-
-def exact(seed: int, budget: int, expression: str) -> dict[str, list[float]]:
-    """Whether the most likely answer to each of 500 sums is right, after `budget` rounds."""
-    tiny = TINY["add"]
-    tiny = replace(tiny, updates=min(tiny.updates, 10 * budget))  # a smoke run need not wait for a model that can add
-    algorithm, task = parse(expression), add()
-    ground = text_ground(algorithm, model=made(tiny, name="add"), env=task, reward={"blurred": blurred})
-    run = ground.begin(algorithm, (seed,), None, EPISODES)
+def kind(seed: int, budget: int, expression: str) -> dict[str, list[float]]:
+    """How kind the answers were in each of `budget` rounds, in the mean."""
+    updates = min(UPDATES, 10 * budget)  # a smoke run need not wait for a model that has learnt the grammar
+    shown = DEMONSTRATIONS * updates // UPDATES
+    tiny = Tiny("sent:sent", updates=updates, demonstrations=shown, layers=2, context=32)
+    algorithm, model = parse(expression), made(tiny, name="sent-short")
+    ground = text_ground(algorithm, model=model, env=sent(), reward={"kindness": kindness, "noise": noise})
+    run = ground.begin(algorithm, (seed,), None)
+    found = []
     while run.count < budget:
         run.advance()
+        found.append(run.told["reward/kindness"])
     run.learner.check_finite()
-    assert run.asked is not None
-    run.asked.rewards = task.rewards  # it is judged by the truth
-    return {"exact_match": run.evaluate()[seed]["reward"]}
+    return {"kindness": found}
 
 
 CLAIM = Claim(
     slug="pf-ppo",
-    says="PPO that learns from the best of five answers and a random other one is right more often than from all five.",
-    baseline=partial(exact, expression=f"{PPO}+pf-ppo-unfiltered"),
-    treatment=partial(exact, expression=f"{PPO}+pf-ppo"),
-    world="palaestra/Add-v0, with a reward that is noisy between right and wrong",
-    measure="exact_match",
-    scales={"smoke": Scale(steps=2, group=2, max_groups=1), "cpu": Scale(steps=40), "paper": Scale(steps=400)},
-    differs="",
+    says="PPO that learns from the best of five answers and a random other one gets better than from all five.",
+    baseline=partial(kind, expression=f"{PPO}+pf-ppo-unfiltered"),
+    treatment=partial(kind, expression=f"{PPO}+pf-ppo"),
+    world="palaestra/Sent-v0, with a reward that is noisy in the middle",
+    measure="kindness",
+    scales={"smoke": Scale(steps=2, group=2, max_groups=1), "cpu": Scale(steps=30), "paper": Scale(steps=300)},
+    differs="Sentences of a grammar and a reward whose noise is made, in place of programs and a reward model that was "
+    "trained on pairs; a model of 0.14 million parameters in place of 7 billion.",
     tried="",
 )

@@ -37,10 +37,15 @@ def scored(row: Row, answer: str) -> list[float]:
     return found
 
 
+def begun(updates: int) -> Tiny:
+    """What both arms begin with."""
+    shown = min(20_000, 64 * updates)
+    return Tiny("chain:chain_sum", SETTINGS, updates=updates, demonstrations=shown, context=96)
+
+
 def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:
     """Whether each prompt is answered right after `budget` rounds, and how many steps an answer has."""
-    updates = min(PRETRAINING, 10 * budget)
-    model = made(Tiny("chain:chain_sum", SETTINGS, updates=updates, context=96), name="chain-sum-checked")
+    model = made(begun(min(PRETRAINING, 10 * budget)), name="chain-sum")
     algorithm = parse(f"{BASE}{method}")
     run = text_ground(algorithm, model=model, env=TASK).begin(algorithm, (seed,), None, JUDGED)
     while run.count < budget:

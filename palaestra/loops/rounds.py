@@ -37,6 +37,8 @@ def unfitting(algorithm: Algorithm) -> str | None:
     """What an algorithm asks for that means nothing where texts are learnt from; None where there is nothing."""
     if algorithm.initial_states:
         return "it chooses where episodes of an environment begin"
+    if any(transform.moment == "dataset" for transform in algorithm.transforms):
+        return "it prepares a dataset of steps"
     for name, buffer in algorithm.buffers.items():
         if buffer.priority or buffer.keep or buffer.shares:
             return f"rows of {name} are all kept, and drawn in passes"

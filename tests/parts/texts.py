@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from palaestra.algorithm import Unfit
+from palaestra.algorithm import Unfit, changed_parts
 from palaestra.envs.text.add import add
 from palaestra.envs.text.task import rows
 from palaestra.expression import ExpressionError, catalogue, parse
@@ -25,6 +25,11 @@ def begin(seed=0):
         if parameter.dim() > 1:
             parameter.mul_(8)
     return made
+
+
+def step_scores(row, answer):
+    """One step an answer, since none has a line break, and some are better than others."""
+    return [len(answer) % 3 / 2]
 
 
 @cache
@@ -90,4 +95,18 @@ def batches(run):
     return {stream: run._draw(stream, run.algorithm.schedule.batch_size) for stream in run.streams}
 
 
+# Of methods with arguments that have no default.
+STEPS = '(scores="tests.parts.texts:step_scores")'
+ARGUMENTS = dict.fromkeys(("prm-clip-delta", "prm-clip", "prm-delta", "prm-sum"), STEPS)
+NEEDS_MODELS = ("salsa",)  # which its own tests make
 BASES = tuple(base for base in catalogue("algorithms") if fits_texts(textual(base)))
+
+
+@cache
+def host(method):
+    """The expression of a method on the first base of language models that it fits and changes; None without one."""
+    for base in BASES:
+        written = f"{textual(base)}+{method}{ARGUMENTS.get(method, '')}"
+        if fits_texts(written) and changed_parts(parse(textual(base)), parse(written)):
+            return written
+    return None
