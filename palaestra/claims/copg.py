@@ -35,7 +35,7 @@ from palaestra.rollout.texts import Given, Repeated, Texts, generate, means, sco
 # For each update from pairs: prompts with two answers each, and prompts of fresh answers; before, updates from
 # demonstrations, and these.
 PROMPTS, JUDGED, UPDATES, DEMONSTRATIONS = 20, 5, 5, 100
-NATS = 2.0  # of an answer, from the reference: where the arms are compared
+NATS = 4.0  # of an answer, from the reference: where the arms are compared
 SETTINGS = "lr=5e-4, batch_size=64, longest=17"
 
 
@@ -85,11 +85,17 @@ def earned(seed: int, budget: int, expression: str, coefficients: Sequence[float
 CLAIM = Claim(
     slug="copg",
     says="As far from the reference, a policy that learnt by CoPG earns more than one that learnt by DPO.",
-    baseline=partial(earned, expression=f"dpo(beta={{}}, {SETTINGS})", coefficients=(0.1, 0.3, 1.0)),
-    treatment=partial(earned, expression=f"dpo({SETTINGS})+copg(beta={{}})", coefficients=(0.25, 0.5, 1.0)),
-    world="sentences, 4,000 prompts with two answers each; what 1,000 fresh answers earn at 2 nats from the reference",
+    baseline=partial(earned, expression=f"dpo(beta={{}}, {SETTINGS})", coefficients=(1.0, 2.5)),
+    treatment=partial(earned, expression=f"dpo({SETTINGS})+copg(beta={{}})", coefficients=(0.35, 0.5)),
+    world="sentences, 4,000 prompts with two answers each; what 1,000 fresh answers earn at 4 nats from the reference",
     measure="earned",
     scales={"smoke": Scale(steps=2, group=2, max_groups=1), "cpu": Scale(steps=200), "paper": Scale(steps=10_000)},
-    differs="",
-    tried="",
+    differs="A tiny model of a made-up grammar in place of one that summarises; what a program counts in place of a "
+    "reward model; a preference is certain to be for the answer that earns more, and pairs that earn the same are left "
+    "out for both.",
+    tried="One seed that is not among those compared, 200 updates at 5e-4: what answers earn, and how many nats from "
+    "the reference. CoPG with beta 0.25, 0.35, 0.5 and 1: 4.93 at 6.7, 4.62 at 4.9, 4.05 at 3.5 and 2.52 at 1.3. DPO "
+    "with 0.1, 0.5, 1 and 2: 4.82 at 8.5, 4.84 at 16.3, 4.57 at 5.1 and 4.09 at 3.9. IPO, a token, with tau 0.3, 0.8 "
+    "and 1: 6.62 at 49, 11.7 at 107 and 3.36 at 3.7. DPO is the stronger of the two baselines: IPO earns less where it "
+    "stays near, and runs away soon. Both arms get two coefficients whose points should lie on both sides of 4 nats.",
 )

@@ -98,6 +98,8 @@ def batches(run):
 # Of methods with arguments that have no default.
 STEPS = '(scores="tests.parts.texts:step_scores")'
 ARGUMENTS = dict.fromkeys(("prm-clip-delta", "prm-clip", "prm-delta", "prm-sum"), STEPS)
+ARGUMENTS |= dict.fromkeys(("rso", "rso-tournament"), "(prompts=4, candidates=4, accepted=2)")
+ARGUMENTS |= {"sft-sample-rank": "(prompts=4, answers=2)"}  # by default they are many
 NEEDS_MODELS = ("salsa",)  # which its own tests make
 BASES = tuple(base for base in catalogue("algorithms") if fits_texts(textual(base)))
 

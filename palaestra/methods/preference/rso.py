@@ -11,9 +11,10 @@ paper's hinge. "rso-sample-rank" is `rso`, "sft-sample-rank" is `sft_sample_rank
 All rounds draw from pi_0: each makes a share of the paper's dataset, with new prompts, and `rounds=1` makes all of it
 at once. Rewards need only be known up to a constant for each prompt.
 
-Traps: n close to N accepts everything; `passes`, which a run tells, is then large. `kl_coefficient` is not how strongly
-the loss holds the policy, and a very small one finds what the reward model is wrong about. Two answers that earned the
-same prefer nothing: such a pair has weight 0. What a run counts as answers are pairs, not candidates.
+Traps: what is accepted has the law pi_r while one pass is enough, n below N times the mean of exp((r - max r) / c); a
+run tells the `passes`, and n = N accepts everything. `kl_coefficient` is not how strongly the loss holds the policy,
+and a very small one finds what the reward model is wrong about. Two answers that earned the same prefer nothing: such a
+pair has weight 0. What a run counts as answers are pairs, not candidates.
 
 Differs from the paper: r is the reward of the source, for one a run of `reward-model`, where the paper's is the logit
 with which a pairwise ranker prefers y to a random answer of pi_0. Equal candidates count as often as they come, so that
@@ -49,6 +50,7 @@ from palaestra.networks.language import Sampling, reference
 from palaestra.rollout.texts import TextCollect, Texts, answering, in_groups
 
 PAIRS = "pairs"
+Gather = Callable[[TextCollect], TextCollect]
 Pairing = Callable[[Tensor, Generator], Tensor]  # rewards [G, n] -> places of pairs [G, P, 2], the better one first
 
 
@@ -184,11 +186,8 @@ def rso(
         epochs: passes over a round's pairs.
         temperature, top_k: of sampling.
     """
-    _accepting(kl_coefficient, candidates, accepted)
-    gather = partial(rejecting, number=accepted, kl_coefficient=kl_coefficient)
-    return _sampled(
-        "rso", algorithm, candidates, gather, first_round, accepted, prompts, epochs, Sampling(temperature, top_k)
-    )
+    gather = _best_of(candidates, accepted, kl_coefficient)
+    return _sampled("rso", algorithm, gather, first_round, accepted, prompts, epochs, Sampling(temperature, top_k))
 
 
 @expressed
@@ -207,12 +206,8 @@ def rso_tournament(
     Args:
         kl_coefficient, candidates, accepted, prompts, epochs, temperature, top_k: as for `rso`.
     """
-    _accepting(kl_coefficient, candidates, accepted)
-    gather = partial(rejecting, number=accepted, kl_coefficient=kl_coefficient)
-    return _sampled(
-        "rso-tournament", algorithm, candidates, gather, tournament, accepted, prompts, epochs,
-        Sampling(temperature, top_k),
-    )  # fmt: skip
+    gather, sampling = _best_of(candidates, accepted, kl_coefficient), Sampling(temperature, top_k)
+    return _sampled("rso-tournament", algorithm, gather, tournament, accepted, prompts, epochs, sampling)
 
 
 @expressed
@@ -230,36 +225,31 @@ def sft_sample_rank(
         answers: to each prompt, at least 2.
         prompts, epochs, temperature, top_k: as for `rso`.
     """
-    return _sampled(
-        "sft-sample-rank", algorithm, answers, _as_it_is, first_round, answers, prompts, epochs,
-        Sampling(temperature, top_k),
-    )  # fmt: skip
+    above(1, answers=answers)
+    gather, sampling = partial(in_groups, size=answers), Sampling(temperature, top_k)
+    return _sampled("sft-sample-rank", algorithm, gather, first_round, answers, prompts, epochs, sampling)
 
 
-def _as_it_is(collect: TextCollect) -> TextCollect:
-    return collect
-
-
-def _accepting(kl_coefficient: float, candidates: int, accepted: int) -> None:
+def _best_of(candidates: int, accepted: int, kl_coefficient: float) -> Gather:
     above(0, kl_coefficient=kl_coefficient)
+    above(1, accepted=accepted)
     if accepted > candidates:
         raise ValueError(f"accepted is {accepted}; it must not be more than candidates, {candidates}")
+    return lambda collect: rejecting(in_groups(collect, candidates), accepted, kl_coefficient)
 
 
 def _sampled(
     slug: str,
     algorithm: Algorithm,
-    answers: int,
-    gather: Callable[[TextCollect], TextCollect],
+    gather: Gather,
     pairing: Pairing,
     kept: int,
     prompts: int,
     epochs: int,
     sampling: Sampling,
 ) -> Algorithm:
-    """Learning from pairs of `kept` of `answers` to each prompt, in place of a dataset's."""
+    """Learning from pairs of the `kept` answers to each prompt that are gathered, in place of a dataset's."""
     above(0, prompts=prompts, epochs=epochs, temperature=sampling.temperature, top_k=sampling.top_k)
-    above(1, accepted=kept)
     policy = algorithm.policy
     if PAIRS not in algorithm.buffers or POLICY not in algorithm.networks or not isinstance(policy, partial):
         raise ValueError(f"{slug} does not fit {algorithm}: it gives pairs to what learns from them; try it on dpo")
@@ -283,9 +273,7 @@ def _sampled(
         transforms=tuple(map(moved, algorithm.transforms)),
     )
     changed = replace_policy(changed, partial(answering, **{**policy.keywords, "sampling": sampling}))
-    changed = collect_with(
-        changed, lambda collect: paired(gather(from_reference(in_groups(collect, answers))), pairing)
-    )
+    changed = collect_with(changed, lambda collect: paired(gather(from_reference(collect)), pairing))
     pairs = prompts * pairing(torch.zeros(1, kept), Generator()).shape[1]
     minibatches = math.ceil(pairs / algorithm.schedule.batch_size)
     return reschedule(changed, collect=prompts, epochs=epochs, minibatches=minibatches)
