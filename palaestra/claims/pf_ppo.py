@@ -19,7 +19,7 @@ from palaestra.expression import parse
 from palaestra.factories.language import Tiny, made
 from palaestra.text_ground import text_ground
 
-PPO = "ppo-lm(prompts=16, longest=17, lr=1e-3, epochs=2, kl_coefficient=0.02)"
+PPO = "ppo-lm(prompts=16, longest=17, lr=2e-3, epochs=2, kl_coefficient=0.02)"
 UPDATES, DEMONSTRATIONS = 300, 20_000  # of the model that both arms begin with
 
 
@@ -58,7 +58,13 @@ CLAIM = Claim(
     world="palaestra/Sent-v0, with a reward that is noisy in the middle",
     measure="kindness",
     scales={"smoke": Scale(steps=2, group=2, max_groups=1), "cpu": Scale(steps=30), "paper": Scale(steps=300)},
-    differs="Sentences of a grammar and a reward whose noise is made, in place of programs and a reward model that was "
-    "trained on pairs; a model of 0.14 million parameters in place of 7 billion.",
-    tried="",
+    differs="Sentences of a grammar and a reward whose noise is made, in place of programs and a reward model that "
+    "was trained on pairs; a model of 0.14 million parameters in place of 7 billion.",
+    tried="Kindness over 30 rounds, seed 100 (not among those compared), with all five answers and with the best and "
+    "a random other one: 0.646 and 0.655 with a learning rate of 3e-4, 0.832 and 0.830 with 1e-3, 0.885 and 0.866 "
+    "with 2e-3, the best for both. With 1e-3 again: seed 101 0.830 and 0.799, seed 102 0.836 and 0.818; with 8 "
+    "prompts a round 0.797 and 0.739; without noise 0.855 and 0.843; the best and the worst answer 0.812, the best "
+    "alone 0.811. In sums of two digits, paid by the share of digits in place with the same noise, PPO of either arm "
+    "was right less often after 40 rounds than before, with four learning rates of 3e-5 to 1e-3 (seed 100, of 500 "
+    "sums 0.69 before; with 3e-5, the best, 0.63 and 0.62).",
 )
