@@ -371,16 +371,16 @@ def importance_corrected(algorithm: Algorithm, cap: float = 2.0) -> Algorithm:
         cap: of the ratio, in (0, inf).
     """
     above(0, cap=cap)
-    algorithm = _with_old_logp(algorithm)
+    algorithm = _with_old_logp("importance-corrected", algorithm)
     loss = algorithm.losses["policy"]
     change = Transform(partial(corrected, cap=cap), stream=ROLLOUT, needs=("advantage", "old_logp", "behaviour_logp"))
     losses = {**algorithm.losses, "policy": replace(loss, transforms=(*loss.transforms, change))}
     return replace(algorithm, losses=losses)
 
 
-def _with_old_logp(algorithm: Algorithm) -> Algorithm:
+def _with_old_logp(slug: str, algorithm: Algorithm) -> Algorithm:
     if not (ROLLOUT in algorithm.buffers and algorithm.buffers[ROLLOUT].layout is rolled):
-        raise Unfit(f"{algorithm} samples no answers of a language model: try it on grpo")
+        raise Unfit(f"{slug} does not fit {algorithm}, which samples no answers of a language model: try it on grpo")
     if any("old_logp" in t.gives for t in algorithm.transforms):
         return algorithm
     temperature = algorithm.policy.keywords["sampling"].temperature  # type: ignore[attr-defined]
@@ -407,4 +407,4 @@ def mismatch_refused(algorithm: Algorithm, limit: float = 0.05) -> Algorithm:
     """
     above(0, limit=limit)
     change = Transform(partial(refuse, limit=limit), "collect", ROLLOUT, ("old_logp", "sampled_logp"))
-    return append_transform(_with_old_logp(algorithm), change)
+    return append_transform(_with_old_logp("mismatch-refused", algorithm), change)

@@ -34,11 +34,13 @@ from palaestra.algorithm import (
     Nets,
     Policy,
     Transform,
+    Unfit,
     above,
     add_networks,
     append_transform,
     between,
     expressed,
+    given_by,
     replace_policy,
 )  # fmt: skip
 from palaestra.batch import Columns, Obs, each
@@ -181,12 +183,21 @@ def _shifted(nets: Nets, batch: Columns, rng: Generator, by: float) -> Columns:
     return {**batch, "reward": batch["reward"] + by}
 
 
+def _of_steps(algorithm: Algorithm) -> None:
+    """Unfit for an algorithm of language models, whose rows are answers."""
+    if any("answer" in given_by(buffer.layout) for buffer in algorithm.buffers.values()):
+        raise Unfit(
+            f"normalised-obs, normalised-reward, normalised-return and shifted-reward are for steps, not for {algorithm}"
+        )
+
+
 def _when_collected(algorithm: Algorithm, fn: Callable[[Nets, Columns, Generator], Columns]) -> Algorithm:
-    needs = ("terminated", "truncated")
-    return append_transform(algorithm, Transform(fn, "collect", next(iter(algorithm.buffers)), needs))
+    _of_steps(algorithm)
+    return append_transform(algorithm, Transform(fn, "collect", next(iter(algorithm.buffers))))
 
 
 def _when_drawn(algorithm: Algorithm, fn: Callable[[Nets, Columns, Generator], Columns]) -> Algorithm:
+    _of_steps(algorithm)
     for stream in algorithm.buffers:
-        algorithm = append_transform(algorithm, Transform(fn, "update", stream, ("reward",)))
+        algorithm = append_transform(algorithm, Transform(fn, "update", stream))
     return algorithm

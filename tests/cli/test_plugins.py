@@ -93,7 +93,7 @@ def test_used_like_ours(tmp_path: Path) -> None:
     result = json.loads(trained["out"])
     assert (result["expression"], result["updates"]) == ("hasty+seldom-updated+n-step", 20)
     assert (resumed["code"], json.loads(resumed["out"])["updates"]) == (0, 25)
-    assert (typo["code"], typo["err"]) == (2, "error: there is no algorithm 'hasti'; did you mean hasty?\n")
+    assert (typo["code"], typo["err"]) == (2, "error: there is no algorithm 'hasti'; did you mean hasty, sft?\n")
     assert wrong["code"] == 2
     assert "hasty has no setting 'speed'" in wrong["err"]
 

@@ -107,13 +107,13 @@ def pseudo_advantage(nets: Nets, b: Columns) -> Columns:
     return per_token(b, b["pseudo_reward"])
 
 
-def _towards(algorithm: Algorithm, reward: PseudoReward, beta: float, window: int) -> Algorithm:
+def _towards(slug: str, algorithm: Algorithm, reward: PseudoReward, beta: float, window: int) -> Algorithm:
     above(0, beta=beta, window=window)
     rollout = algorithm.buffers.get(ROLLOUT)
     if rollout is None or rollout.layout is not rolled or list(algorithm.losses) != [POLICY]:
-        raise Unfit(f"f-dpg does not fit {algorithm}: it rewards answers where there is no critic; choose rloo")
+        raise Unfit(f"{slug} does not fit {algorithm}: it rewards answers where there is no critic; choose rloo")
     if "kl" in algorithm.losses[POLICY].terms:
-        raise Unfit(f"f-dpg's target holds the reference already, and {algorithm} has a term of it: kl_coefficient=0")
+        raise Unfit(f"{slug} has the reference in its target, and {algorithm} a term of it: kl_coefficient=0")
     if not any("reference_logp" in transform.gives for transform in algorithm.transforms):
         sampling = algorithm.policy.keywords["sampling"]  # type: ignore[attr-defined]
         algorithm = append_transform(algorithm, reference_logp(ROLLOUT, sampling.temperature))
@@ -133,7 +133,7 @@ def f_dpg(algorithm: Algorithm, beta: float = 0.1, window: int = 1024) -> Algori
         beta: nats of the reference that a reward of 1 is worth, as its inverse; above 0.
         window: answers that the baseline is the mean of.
     """
-    return _towards(algorithm, divergences.jensen_shannon_reward, beta, window)
+    return _towards("f-dpg", algorithm, divergences.jensen_shannon_reward, beta, window)
 
 
 @expressed
@@ -143,7 +143,7 @@ def f_dpg_forward_kl(algorithm: Algorithm, beta: float = 0.1, window: int = 1024
     Args:
         beta, window: as for `f_dpg`.
     """
-    return _towards(algorithm, divergences.forward_kl_reward, beta, window)
+    return _towards("f-dpg-forward-kl", algorithm, divergences.forward_kl_reward, beta, window)
 
 
 @expressed
@@ -153,7 +153,7 @@ def f_dpg_reverse_kl(algorithm: Algorithm, beta: float = 0.1, window: int = 1024
     Args:
         beta, window: as for `f_dpg`.
     """
-    return _towards(algorithm, divergences.reverse_kl_reward, beta, window)
+    return _towards("f-dpg-reverse-kl", algorithm, divergences.reverse_kl_reward, beta, window)
 
 
 @expressed
@@ -163,7 +163,7 @@ def f_dpg_total_variation(algorithm: Algorithm, beta: float = 0.1, window: int =
     Args:
         beta, window: as for `f_dpg`.
     """
-    return _towards(algorithm, divergences.total_variation_reward, beta, window)
+    return _towards("f-dpg-total-variation", algorithm, divergences.total_variation_reward, beta, window)
 
 
 def logged(collect: TextCollect) -> TextCollect:
