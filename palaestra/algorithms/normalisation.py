@@ -186,9 +186,8 @@ def _shifted(nets: Nets, batch: Columns, rng: Generator, by: float) -> Columns:
 def _of_steps(algorithm: Algorithm) -> None:
     """Unfit for an algorithm of language models, whose rows are answers."""
     if any("answer" in given_by(buffer.layout) for buffer in algorithm.buffers.values()):
-        raise Unfit(
-            f"normalised-obs, normalised-reward, normalised-return and shifted-reward are for steps, not for {algorithm}"
-        )
+        names = "normalised-obs, normalised-reward, normalised-return and shifted-reward"
+        raise Unfit(f"{names} are for steps, and not for {algorithm}")
 
 
 def _when_collected(algorithm: Algorithm, fn: Callable[[Nets, Columns, Generator], Columns]) -> Algorithm:

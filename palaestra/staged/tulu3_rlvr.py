@@ -9,7 +9,7 @@ from palaestra.envs.text.add import marked_add
 from palaestra.envs.text.task import rows
 from palaestra.speaker import speaker
 
-DEMONSTRATIONS, PROMPTS, ANSWERS = 2_000, 2_000, 6
+DEMONSTRATIONS, PROMPTS, ANSWERS = 2_000, 1_000, 4
 SEEDS = {"demonstrations": 1, "preferences": 2}
 
 
