@@ -9,11 +9,11 @@ from palaestra import stored
 from palaestra.deployed import Deployed, new_folder
 from palaestra.envs.make import World
 from palaestra.expression import nearest
+from palaestra.grounding import text_again
 from palaestra.runs import Run, RunError
 from palaestra.runs.check import begun
 from palaestra.speaker import Speaker, export_model, speaker
 from palaestra.stored import FORMATS, algorithm_of, positive
-from palaestra.training import text_again
 
 FOLDER = "huggingface"  # the format that `transformers` reads
 

@@ -11,21 +11,22 @@ from typing import Any
 import torch
 from gymnasium.vector import VectorEnv
 
-from palaestra.algorithm import CHANGED_BY_HAND, Algorithm, Unfit
+from palaestra.algorithm import CHANGED_BY_HAND, Algorithm
 from palaestra.algorithms.experience import prior_data
-from palaestra.data.dataset import Dataset, DatasetError
+from palaestra.beginning import begin_with, places_of
+from palaestra.data.dataset import Dataset
 from palaestra.data.replay import Replay
-from palaestra.data.tokens import KINDS, ROLLED
 from palaestra.envs.make import World
 from palaestra.envs.state import state_problem
 from palaestra.expression import parse
 from palaestra.faults import EnvironmentFailed, NotFinite, RewardFailed
-from palaestra.ground import IN_MEMORY, Ground, ground_of
+from palaestra.ground import Ground
+from palaestra.grounding import counted, ground_again, grounded
 from palaestra.inspection import settings
 from palaestra.loops.filled import DATASET
 from palaestra.loops.offline import Offline, offline
 from palaestra.loops.online import Online, online
-from palaestra.loops.rounds import ROLLOUT, Rounds
+from palaestra.loops.rounds import Rounds
 from palaestra.loops.rounds import rounds as rounds_loop
 from palaestra.machine import computing, resolved
 from palaestra.processes import Job, Listen, in_processes
@@ -34,10 +35,16 @@ from palaestra.runs import CheckpointError, Run, RunError
 from palaestra.runs.check import begun
 from palaestra.runs.checkpoints import Checkpoint, Checkpoints, Segment
 from palaestra.runs.events import events, summary_writer
-from palaestra.speaker import reward_model_at
 from palaestra.stored import algorithm_of, belonging, device_of, positive, same_run, unfitting, world_of
-from palaestra.text_ground import Rows, TextGround, text_ground
+from palaestra.text_ground import Rows, TextGround
 from palaestra.together import Choice, Live, choose, part, part_of, written
+
+LOOPS = {Online: online, Offline: offline, Rounds: rounds_loop}
+# Fields of run.json, as `train` takes them.
+TEXTS = ("model", "prompts", "reward", "columns", "micro_batch")
+PERIODS = ("evaluate_every", "log_every", "checkpoint_every")
+SETTINGS = ("environments", "episodes", *PERIODS, "device", "precision")
+SWITCHES = ("deterministic", "compile", "tensorboard")
 
 
 def silent(row: dict[str, Any]) -> None:
@@ -154,7 +161,7 @@ def train(
         if way != "processes":
             live = ground.begin(value, numbers, world, episodes, device=device, precision=precision, compile=compile)
             if begin_from is not None:
-                _begin_from(live, begin_from)
+                begin_with(live, begin_from)
         about = {
             "expression": str(value),
             "settings": [{"slug": call.slug, **settings(call.slug, dict(call.keywords))} for call in value.calls],
@@ -162,7 +169,7 @@ def train(
             "env": ground.env if isinstance(ground.env, str | None) else _name(world if world is not None else judge),
             "made_by_id": isinstance(ground.env, str | None),
             **ground.about(),
-            "begun_from": _places(begin_from),
+            "begun_from": places_of(begin_from),
             "spaces": spaces,
             "seeds": numbers,
             "together": way,
@@ -265,7 +272,7 @@ def resume(
     value = algorithm or algorithm_of(run)
     with computing(about["threads"], about["deterministic"]):
         device = device_of(run, None, "continue it where that can be used")
-        ground = _ground_again(run, value, env, dataset, model, tokenizer, prompts, reward)
+        ground = ground_again(run, value, env, dataset, model, tokenizer, prompts, reward)
         steps = steps if steps is not None else about["steps"]
         if about["together"] == "processes":
             _resume_each(run, value, ground, steps, listen)
@@ -292,7 +299,7 @@ def resume(
             if checkpoint is not None:
                 seconds = _restore(run, live, checkpoint)
             elif about.get("begun_from") is not None:
-                _begin_from(live, about["begun_from"])
+                begin_with(live, about["begun_from"])
             run.truncate(checkpoint.position if checkpoint is not None else 0)
             run.update(status="running", steps=steps, problem=None)
             listen({"kind": "begin", **run.about, "run": str(run.folder), live.clock: live.count})
@@ -300,144 +307,6 @@ def resume(
                 listen({"kind": "warning", "text": f"passed over a damaged checkpoint: {problem}"})
             _go(run, live, judge, steps, checkpoints, seconds, listen)
     return run
-
-
-def grounded(value: Algorithm, env: Any, dataset: Any, **text: Any) -> Ground | TextGround:
-    """What an algorithm learns from: a language model and texts where a model is given, else numbers."""
-    if text.get("model") is not None:
-        return text_ground(value, env=env, dataset=dataset, scorer=reward_model_at, **text)
-    if counts_rounds(value) or any(buffer.layout in KINDS for buffer in value.buffers.values()):
-        raise Unfit(f"{value} learns from texts: give a language model to begin with (--model)")
-    if given := [name for name in TEXT_ONLY if text.get(name) is not None]:
-        raise ValueError(f"{given[0]} is for language models: give a model too, or leave it out")
-    return ground_of(value, env, dataset)
-
-
-def counts_rounds(value: Algorithm) -> bool:
-    """Whether an algorithm collects answers of a language model."""
-    return ROLLOUT in value.buffers and value.buffers[ROLLOUT].layout in ROLLED
-
-
-def counted(value: Algorithm, steps: int | None, rounds: int | None) -> int:
-    """How much is asked for, of what the algorithm counts. ValueError where it counts something else."""
-    if steps is not None and rounds is not None:
-        raise ValueError("give steps or rounds, not both")
-    if counts_rounds(value):
-        if rounds is None:
-            raise ValueError(f"{value} collects answers in rounds: say how many, with rounds (--rounds)")
-        return rounds
-    if rounds is not None:
-        raise ValueError(f"{value} does not collect in rounds: give steps (--steps), of the environment or updates")
-    if steps is None:
-        raise ValueError("steps is missing: give environment steps, or updates of a dataset")
-    return steps
-
-
-def text_again(run: Run, value: Algorithm, given: Mapping[str, Any]) -> TextGround:
-    """The language model and texts of a run; RunError where they are no longer there, or others."""
-    about, json = run.about, run.folder / "run.json"
-    known = {name: about[name] for name in ("model", "prompts", "reward", "dataset", "env")}
-    for name, what in known.items():
-        if str(what).endswith(IN_MEMORY) and given.get(name) is None:
-            raise RunError(json, f"its {name} was made in memory", f"pal.resume(run, {name}=...)", f"field {name!r}")
-    merged = known | {name: what for name, what in given.items() if what is not None}
-    try:
-        ground = text_ground(
-            value, **merged, columns=about["columns"], micro_batch=about["micro_batch"], device=about["device"],
-            scorer=reward_model_at,
-        )  # fmt: skip
-    except (ValueError, DatasetError) as wrong:
-        raise RunError(json, str(wrong), "put back what it learnt from, or give it again", "field 'model'") from wrong
-    for name in ("model_sha256", "dataset_sha256"):
-        if ground.about()[name] != about[name]:
-            raise RunError(
-                json, f"its {name[:-7]} has changed since", "give the one it was begun with", f"field {name!r}"
-            )
-    return ground
-
-
-def _ground_again(
-    run: Run, value: Algorithm, env: World | None, dataset: Any, model: Any, tokenizer: Any, prompts: Any, reward: Any
-) -> Ground | TextGround:
-    """What a run learns from; RunError where its dataset is no longer there, or another."""
-    about = run.about
-    if about.get("model") is not None:
-        texts = {"env": env, "dataset": dataset, "model": model, "tokenizer": tokenizer, "prompts": prompts}
-        return text_again(run, value, {**texts, "reward": reward})
-    given = env if env is not None else about["env"]
-    file = about.get("dataset")
-    if file is None:
-        return ground_of(value, given, None)
-    json, field = run.folder / "run.json", "field 'dataset'"
-    remedy = "give it again: --dataset FILE, or in Python pal.resume(run, dataset=...)"
-    if dataset is None and file == IN_MEMORY:
-        raise RunError(json, "its dataset was made in memory", remedy, field)
-    try:
-        ground = ground_of(value, given, file if dataset is None else dataset)
-    except DatasetError as wrong:
-        raise RunError(json, f"its dataset cannot be read: {wrong}", remedy, field) from wrong
-    assert ground.dataset is not None
-    if ground.dataset.hash != (begun_with := about["dataset_sha256"]):
-        what = f"the dataset is {ground.dataset.hash[:12]}..., and the run was begun with {begun_with[:12]}..."
-        raise RunError(json, what, "give the one that it was begun with", field)
-    return ground
-
-
-def _folder_of(run: str | Path | Run) -> Path:
-    return run.folder if isinstance(run, Run) else Path(run)
-
-
-def _places(begin_from: str | Path | Run | Mapping[str, str] | None) -> str | dict[str, str] | None:
-    """What run.json says of where a run begins."""
-    if isinstance(begin_from, Mapping):
-        return {name: str(Path(place).absolute()) for name, place in begin_from.items()}
-    return None if begin_from is None else str(_folder_of(begin_from).absolute())
-
-
-def _checkpoint_of(run: Run) -> Checkpoint:
-    checkpoint = Checkpoints(run.folder / "checkpoints").latest()
-    if checkpoint is None:
-        raise RunError(run.folder, "it has no checkpoint to begin from", "wait for one, or name another run")
-    return checkpoint
-
-
-def _begin_network(live: Live, name: str, place: str) -> None:
-    """Give one network of a run that has just begun the parameters of an earlier run's: "FOLDER:network"."""
-    folder, _, other = place.rpartition(":")
-    checkpoint = _checkpoint_of(begun(Path(folder)))
-    state: Any = checkpoint.state["learner"]
-    inside = {key.partition(".")[0] for key in state["nets"]}
-    for whose, network, there in (("the algorithm", name, live.learner.nets), (folder, other, inside)):
-        if network not in there:
-            raise ValueError(f"{whose} has no network {network!r}; there are: {', '.join(sorted(there))}")
-    own = {key.removeprefix(f"{other}."): x for key, x in state["nets"].items() if key.startswith(f"{other}.")}
-    try:
-        live.learner.nets[name].load_state_dict(own)
-    except (LookupError, RuntimeError) as wrong:
-        raise unfitting(checkpoint, wrong) from wrong
-
-
-def _begin_from(live: Live, earlier: str | Path | Run | Mapping[str, str]) -> None:
-    """Give a run that has just begun the networks and optimisers of an earlier one's last checkpoint, or some alone."""
-    if isinstance(earlier, Mapping):
-        for name, place in earlier.items():
-            _begin_network(live, name, place)
-        return
-    run = begun(earlier if isinstance(earlier, Run) else Path(earlier))
-    checkpoint = _checkpoint_of(run)
-    if list(run.about["seeds"]) != list(live.seeds):
-        what, remedy = f"its seeds are {run.about['seeds']}", f"begin from a run of seeds {list(live.seeds)}"
-        raise RunError(run.folder / "run.json", what, remedy, "field 'seeds'")
-    state: Any = checkpoint.state["learner"]
-    learner = live.learner
-    try:
-        learner.nets.load_state_dict(state["nets"])
-        for name, optimiser in learner.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-    except (LookupError, RuntimeError, TypeError, ValueError) as wrong:
-        raise unfitting(checkpoint, wrong) from wrong
-    learner.nets.clock.env_steps.zero_()
-    learner.updates = int(state["updates"])
 
 
 def _chosen(
@@ -512,18 +381,6 @@ def _is_finished(folder: Path, steps: int) -> bool:
         return False
     about = Run.open(folder).about
     return about["status"] == "finished" and about["steps"] >= steps
-
-
-LOOPS = {Online: online, Offline: offline, Rounds: rounds_loop}
-TEXT_ONLY = ("tokenizer", "prompts", "reward", "columns", "micro_batch")
-TEXTS = ("model", "prompts", "reward", "columns", "micro_batch")  # of run.json, as `train` takes them
-PERIODS = ("evaluate_every", "log_every", "checkpoint_every")
-
-
-SETTINGS = ("environments", "episodes", *PERIODS, "device", "precision")
-
-
-SWITCHES = ("deterministic", "compile", "tensorboard")
 
 
 def _threads(about: Mapping[str, Any]) -> int:

@@ -18,7 +18,7 @@ from palaestra.factories.language import Tiny, made
 from palaestra.text_ground import text_ground
 
 TASK = chain_sum()
-SHOWN, PRETRAINING = (1, 4), 800  # additions of a sum; updates, ten a round where there are few rounds
+SHOWN, PRETRAINING = (1, 4), 2_400  # additions of a sum; updates, ten a round where there are few rounds
 BASE = f"grpo(prompts=16, answers=8, lr=3e-4, longest={TASK.longest})"
 JUDGED = 200  # prompts
 
@@ -26,7 +26,7 @@ JUDGED = 200  # prompts
 def begun(updates: int) -> Tiny:
     """What both arms begin with."""
     shown = min(20_000, 64 * updates)
-    return Tiny("chain:chain_sum", {"steps": SHOWN}, updates=updates, demonstrations=shown, context=96)
+    return Tiny("chain:chain_sum", {"steps": SHOWN}, updates=updates, lr=3e-3, demonstrations=shown, context=96)
 
 
 def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:

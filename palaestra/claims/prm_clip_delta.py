@@ -23,7 +23,7 @@ from palaestra.text_ground import text_ground
 
 SETTINGS = {"steps": (2, 4), "checks": 0.3}
 TASK = chain_sum(steps=(2, 4), checks=0.3)
-PRETRAINING = 800  # updates; ten a round where there are few rounds
+PRETRAINING = 900  # updates; ten a round where there are few rounds
 BASE = f"grpo(prompts=16, answers=8, lr=3e-4, longest={TASK.longest})"
 NOISE = 0.2
 JUDGED = 200  # prompts
@@ -40,7 +40,7 @@ def scored(row: Row, answer: str) -> list[float]:
 def begun(updates: int) -> Tiny:
     """What both arms begin with."""
     shown = min(20_000, 64 * updates)
-    return Tiny("chain:chain_sum", SETTINGS, updates=updates, demonstrations=shown, context=96)
+    return Tiny("chain:chain_sum", SETTINGS, updates=updates, lr=3e-3, demonstrations=shown, context=96)
 
 
 def accuracy(seed: int, budget: int, method: str) -> dict[str, list[float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,12 @@ def kernel() -> str:
 
 def _hash(path: Path) -> str:
     """Of what a file computes: comments, docstrings and layout do not count."""
+    told = path.stat()
+    return _hash_of(path, told.st_mtime_ns, told.st_size)
+
+
+@cache  # a table of all claims asks for the kernel's files once for each
+def _hash_of(path: Path, changed: int, size: int) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

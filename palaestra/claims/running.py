@@ -17,8 +17,9 @@ from palaestra.data.files import read, write
 from palaestra.evaluation.answers import REWARD
 from palaestra.evaluation.measures import MEASURES
 from palaestra.expression import nearest, parse
+from palaestra.grounding import counts_rounds
 from palaestra.processes import Listen
-from palaestra.training import counts_rounds, silent
+from palaestra.training import silent
 
 ALPHA = 0.05
 # So few seeds cannot reach 0.05: a smoke run proves that the claim can be run, and its verdict proves nothing.

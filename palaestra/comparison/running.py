@@ -23,11 +23,12 @@ from palaestra.envs.make import World
 from palaestra.evaluation.measures import MEASURES
 from palaestra.evaluation.sequential import SequentialComparator
 from palaestra.expression import nearest
+from palaestra.grounding import TEXT_ONLY, counted, grounded
 from palaestra.machine import computing
 from palaestra.processes import Job, Listen, far, in_processes
 from palaestra.runs import Run, RunError
 from palaestra.runs.files import to_json
-from palaestra.training import TEXT_ONLY, as_options, counted, grounded, resume, silent, train
+from palaestra.training import as_options, resume, silent, train
 
 # What `train` may be told of the arms' runs; the rest is the comparison's own.
 TRAINING = (

@@ -35,10 +35,11 @@ from typing import Any
 
 from palaestra.data.dataset import DatasetError
 from palaestra.expression import nearest, parse
+from palaestra.grounding import counted
 from palaestra.processes import Listen
 from palaestra.runs import Run, RunError
 from palaestra.runs.files import from_json, to_json, write_file
-from palaestra.training import counted, resume, silent, train
+from palaestra.training import resume, silent, train
 
 TEXT, NUMBER = "a text", "a whole number"
 KINDS = {TEXT: str, NUMBER: int, "a text or a list of texts": str | list, "a table": dict}

@@ -31,7 +31,8 @@ SETTINGS = {
     "v_min": -3.0,
     "v_max": 3.0,
 }
-OWN = {"sac": {"target_entropy": -3.0}, "ppo": {"collect": 16, "epochs": 4, "minibatches": 2}}
+ROUNDS = {"collect": 16, "epochs": 4, "minibatches": 2}
+OWN = {"sac": {"target_entropy": -3.0}, "ppo": ROUNDS, "recurrent-ppo": ROUNDS}
 MILD = {"conservatism": 0.01, "actions": 2, "actor_lr": 3e-3, "critic_lr": 3e-3, "target_entropy": -3.0}
 OWN |= {"cql": MILD, "cal-ql": MILD, "cql-discrete": {"conservatism": 0.01}}
 IMITATE = ("bc", "gaussian-bc", "percentile-bc")  # what was done before, whatever it was paid: tested with datasets

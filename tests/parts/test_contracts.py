@@ -1,10 +1,10 @@
 """What every algorithm and method must keep: whoever is listed is tried here, on small random worlds.
 
-A method with arguments that have no default goes into `ARGUMENTS`. Nothing else is to be done for a new one.
+A method with arguments that have no default, or whose defaults take long, goes into `ARGUMENTS`. Nothing else is to be
+done for a new one.
 """
 
 import copy
-import datetime
 from dataclasses import replace
 from functools import cache, partial
 
@@ -18,22 +18,11 @@ from tests.parts import meta
 from tests.parts.texts import BASES as TEXTUAL
 from tests.parts.texts import NEEDS_MODELS, host
 from tests.parts.worlds import WORLDS, batches, fits, small, spec
+from tests.rotation import rotating
 
-ARGUMENTS: dict[str, str] = {}  # "a-method": "(size=3)"
+# The methods with an expert clone it from a dataset first.
+ARGUMENTS = dict.fromkeys(("rlif", "rlif-random", "hg-dagger"), "(fit_updates=2)")
 MAIN = tuple(WORLDS)[:2]
-
-
-def rotating(items, of=3, few=40, week=None):
-    """All items while they are few; else every `of`-th by calendar week, the others marked slow: `make test-slow`."""
-    items = list(items)
-    week = datetime.date.today().isocalendar().week if week is None else week
-    return [
-        pytest.param(
-            *(item if isinstance(item, tuple) else (item,)),
-            marks=[] if len(items) <= few or i % of == week % of else [pytest.mark.slow],
-        )
-        for i, item in enumerate(items)
-    ]
 
 
 @cache
@@ -97,14 +86,6 @@ def test_every_base_fits_a_world(base):
 def test_every_method_fits_a_base_and_changes_it(method):
     fits_one = hosts(method) or method in NEEDS_MODELS or host(method)
     assert fits_one, f"{method} fits no base, or changes none; if it needs arguments, put them into ARGUMENTS"
-
-
-def test_the_rotation_reaches_all():
-    few, many = rotating(range(40)), rotating(range(100), week=1)
-    assert not any(case.marks for case in few)
-    assert 30 <= sum(not case.marks for case in many) <= 35
-    weeks = [{case.values for case in rotating(range(100), week=week) if not case.marks} for week in (51, 52, 53)]
-    assert set.union(*weeks) == {(i,) for i in range(100)}
 
 
 # --------------------------------------------------------------------------------------------------------- contracts

@@ -33,8 +33,9 @@ from palaestra.functional.schedules import linear
 from palaestra.learner import Learner
 from palaestra.loops.offline import Offline
 from palaestra.loops.online import Online, logged_column, online, stacking_problem
-from tests.parts.test_contracts import hosts, rotating, world_of
+from tests.parts.test_contracts import ARGUMENTS, hosts, world_of
 from tests.parts.worlds import WORLDS, RandomWorld, batches, beside, dataset, fits, small, spec
+from tests.rotation import rotating
 
 SEEDS = (3, 0, 7)
 COPIES = 2
@@ -77,11 +78,12 @@ def close(left, right, what):
 
 
 BASES = [(early(base), world) for base in catalogue("algorithms") for world in WORLDS if fits(early(base), world)]
-CHANGED = [
-    (f"{early(base)}+{method}", world_of(f"{early(base)}+{method}"))
+HOSTED = [
+    f"{early(base)}+{method}{ARGUMENTS.get(method, '')}"
     for method in catalogue("methods")
     for base in dict.fromkeys(hosts(method)[:1] + hosts(method)[-1:])
 ]
+CHANGED = [(expression, world_of(expression)) for expression in HOSTED]
 
 
 def the_same(together, singles):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from palaestra.expression import catalogue, parse
-from tests.parts.test_contracts import rotating
 from tests.parts.texts import BASES, NEEDS_MODELS, batches, begin, host, run_of, textual
 from tests.parts.worlds import small
+from tests.rotation import rotating
 
 # Every base, and every method of language models on the first base that it fits; of these a part at a time.
 HOSTED = [written for method in catalogue("methods") if method not in NEEDS_MODELS and (written := host(method))]
