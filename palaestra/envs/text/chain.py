@@ -21,21 +21,25 @@ SEPARATOR = ";"  # between steps
 SYMBOLS = (*DIGITS, *"+-=", SEPARATOR)
 
 
-def chain_sum(steps: tuple[int, int] = (1, 7), checks: float = 0.0) -> TextTask:
+def chain_sum(steps: tuple[int, int] = (1, 7), checks: float = 0.0, mistakes: float = 0.0) -> TextTask:
     """Sums of digits modulo 10. Terms are uniform in 1..9, all but the first with a sign, each as likely.
 
     Args:
         steps: least and most additions, each number as likely, at least 1: (1, 7) is two to eight terms.
         checks: probability, in [0, 1], that a step of the demonstration is followed by one that says the same sum
             again.
+        mistakes: probability, in [0, 1], that a step of the demonstration says a wrong sum, from which the next goes
+            on. Gold would take its end for right: such demonstrations are to begin with, and prompts come from a task
+            without mistakes.
 
     Rows tell "terms", signed, and "steps", their number less one. Gold is "last_number": whether the sum is right.
     `step_scores` says which steps are.
     """
     least, most = between("steps", steps, 1)
-    if not 0 <= checks <= 1:
-        raise ValueError(f"checks={checks}: it is a probability, in [0, 1]")
-    sample = partial(_sample, least=least, most=most, checks=checks)
+    for name, value in {"checks": checks, "mistakes": mistakes}.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}={value}: it is a probability, in [0, 1]")
+    sample = partial(_sample, least=least, most=most, checks=checks, mistakes=mistakes)
     longest = most * (5 if checks == 0 else 8)  # "+8=1;" and "=1;"; the last separator's place is the end-of-text's
     return TextTask("chain-sum", SYMBOLS, "", sample, {"last_number": last_number}, longest, _corrupted)
 
@@ -63,14 +67,17 @@ def step_scores(row: Row, answer: str) -> list[float]:
     return scores
 
 
-def _sample(rng: np.random.Generator, least: int, most: int, checks: float) -> Row:
+def _sample(rng: np.random.Generator, least: int, most: int, checks: float, mistakes: float) -> Row:
     number = int(rng.integers(least, most + 1))
     sizes, signs = rng.integers(1, 10, size=number + 1), rng.integers(2, size=number + 1)
     signs[0] = 0
     terms = [int(size) * (-1 if sign else 1) for size, sign in zip(sizes, signs, strict=True)]
     prompt = f"{terms[0]}{''.join(f'{term:+d}' for term in terms[1:])}="
-    written = []
-    for term, total in zip(terms[1:], list(accumulate(terms))[1:], strict=True):
+    written, total = [], terms[0]
+    for term in terms[1:]:
+        total += term
+        if mistakes and rng.random() < mistakes:
+            total += int(rng.integers(1, 10))
         written.append(f"{term:+d}={total % 10}")
         if rng.random() < checks:
             written.append(f"={total % 10}")
