@@ -38,10 +38,19 @@ class Asked:
 
 def answer_rewards(nets: Nets, policy: Policy, source: Asked) -> dict[str, list[float]]:
     """Of the most likely answer to each prompt: the `reward`, and, where there are several, each by its name."""
+    return _earned(nets, policy, source, None)
+
+
+def drawn_rewards(nets: Nets, policy: Policy, source: Asked, seed: int = 0) -> dict[str, list[float]]:
+    """As `answer_rewards`, of an answer to each prompt that is drawn as the policy draws when it learns."""
+    return _earned(nets, policy, source, torch.Generator(next(nets.parameters()).device).manual_seed(seed))
+
+
+def _earned(nets: Nets, policy: Policy, source: Asked, rng: torch.Generator | None) -> dict[str, list[float]]:
     if not source.prompts:
         return {}
     asked = Given(source.prompts, source.tokenizer, source.rewards)
-    source.texts = texts = scored(generate)(nets, policy, asked, len(source.prompts), None)
+    source.texts = texts = scored(generate)(nets, policy, asked, len(source.prompts), rng)
     found = {REWARD: texts.columns["reward"].tolist()}
     if len(source.rewards) > 1:
         found |= {name: [note["rewards"][name] for note in texts.notes] for name in source.rewards}

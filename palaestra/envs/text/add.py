@@ -21,21 +21,27 @@ SYMBOLS = (*DIGITS, *"+=;#")  # of all variants, so that a model of one can go o
 MARK = "#"
 
 
-def add(digits: int = 2, scratchpad: bool = False) -> TextTask:
+def add(digits: int = 2, scratchpad: bool = False, mistakes: float = 0.0) -> TextTask:
     """Sums of two numbers. Each is uniform among those of at most `digits` digits.
 
     Args:
         digits: of the longer number, at least 1.
         scratchpad: demonstrations write a step for each of the `digits` places first, from the right: the two digits,
             the carry, and their sum.
+        mistakes: probability, in [0, 1], that a demonstration adds the digits of a place up to another number, with
+            which it goes on. Gold would take what comes out for right: such demonstrations are to begin with, and
+            prompts come from a task without mistakes.
 
     Gold is "exact_match", and "last_number" with a scratchpad: only what comes out is judged.
     """
     _checked(digits)
+    if not 0 <= mistakes <= 1:
+        raise ValueError(f"mistakes={mistakes}: it is a probability, in [0, 1]")
+    sample = partial(_sample, digits=digits, scratchpad=scratchpad, mistakes=mistakes)
     if not scratchpad:
-        sample, longest = partial(_plain, digits=digits), digits + 2
+        longest = digits + 2
         return TextTask("add", SYMBOLS, "", sample, {"exact_match": exact_match}, longest, _corrupted)
-    sample, longest = partial(_worked, digits=digits), 9 * digits + digits + 2  # 9: "7+5+0=12;"
+    longest = 9 * digits + digits + 2  # 9: "7+5+0=12;"
     return TextTask("add", SYMBOLS, "", sample, {"last_number": last_number}, longest, _corrupted)
 
 
@@ -64,19 +70,18 @@ def _drawn(rng: np.random.Generator, digits: int) -> tuple[int, int]:
     return int("".join(map(str, rng.integers(10, size=digits)))), int("".join(map(str, rng.integers(10, size=digits))))
 
 
-def _plain(rng: np.random.Generator, digits: int) -> Row:
+def _sample(rng: np.random.Generator, digits: int, scratchpad: bool, mistakes: float) -> Row:
     a, b = _drawn(rng, digits)
-    return {"prompt": f"{a}+{b}=", "answer": str(a + b)}
-
-
-def _worked(rng: np.random.Generator, digits: int) -> Row:
-    a, b = _drawn(rng, digits)
-    steps, carry = [], 0
+    steps, carry, found = [], 0, 0
     for place in range(digits):
         left, right = a // 10**place % 10, b // 10**place % 10
-        steps.append(f"{left}+{right}+{carry}={left + right + carry}")
-        carry = (left + right + carry) // 10
-    return {"prompt": f"{a}+{b}=", "answer": ";".join([*steps, str(a + b)])}
+        total = left + right + carry
+        if mistakes and rng.random() < mistakes:
+            total = (total + int(rng.integers(1, 20))) % 20  # sums of a place are in 0..19
+        steps.append(f"{left}+{right}+{carry}={total}")
+        found, carry = found + total % 10 * 10**place, total // 10
+    answer = str(found + carry * 10**digits)
+    return {"prompt": f"{a}+{b}=", "answer": ";".join([*steps, answer]) if scratchpad else answer}
 
 
 def _marked(rng: np.random.Generator, digits: int) -> Row:

@@ -122,6 +122,8 @@ def test_replaced_changes_one_character_to_another_of_its_kind():
         (lambda: key_value(width=0), "width=0"),
         (lambda: chain_sum(steps=(3, 2)), r"steps=\(3, 2\)"),
         (lambda: chain_sum(checks=1.5), "checks=1.5"),
+        (lambda: chain_sum(mistakes=-1), "mistakes=-1"),
+        (lambda: add(mistakes=2), "mistakes=2"),
         (lambda: sent(length=(4, 20)), r"length=\(4, 20\): give the least, at least 5, and the most, at least 6 more"),
         (lambda: sent(length=(10, 15)), r"length=\(10, 15\)"),
     ],

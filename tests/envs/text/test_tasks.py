@@ -97,6 +97,18 @@ def test_every_place_is_asked_for():
 CHAIN = {"prompt": "3+8-5+2=", "answer": "+8=1;-5=6;+2=8", "terms": [3, 8, -5, 2], "steps": 3}
 
 
+def test_add_with_mistakes():
+    for row in rows(add(2, scratchpad=True, mistakes=1.0), 50, seed=0):
+        *steps, answer = row["answer"].split(";")
+        (sums, totals) = zip(*(step.split("=") for step in steps), strict=True)
+        assert all(eval(terms) != int(total) for terms, total in zip(sums, totals, strict=True))
+        assert int(answer) == int(totals[0]) % 10 + 10 * int(totals[1])  # it goes on with what it wrote
+        assert int(sums[1][-1]) == int(totals[0]) // 10
+    plain = rows(add(3, mistakes=0.1), 500, seed=0)
+    right = [int(row["answer"]) == eval(row["prompt"].removesuffix("=")) for row in plain]
+    assert np.mean(right) == pytest.approx(0.9**3, abs=0.08)  # deviation of the mean 0.02
+
+
 def test_chain_sum():
     drawn = rows(chain_sum(), 700, seed=0)
     assert set(np.bincount([row["steps"] for row in drawn]).nonzero()[0]) == set(range(1, 8))
@@ -116,6 +128,17 @@ def test_chain_sum_with_checks():
         assert set(step_scores(row, row["answer"])) == {1.0}
     always = rows(chain_sum(steps=(2, 2), checks=1.0), 5, seed=0)
     assert all(row["answer"].count(";=") == 2 for row in always)
+
+
+def test_chain_sum_with_mistakes():
+    for row in rows(chain_sum(steps=(4, 4), mistakes=1.0), 50, seed=0):
+        said = [row["terms"][0], *(int(step[-1]) for step in row["answer"].split(";"))]
+        assert all((b - a - term) % 10 for a, b, term in zip(said, said[1:], row["terms"][1:], strict=False))
+    drawn = rows(chain_sum(steps=(4, 4), mistakes=0.2), 500, seed=0)
+    right = [step_scores(row, row["answer"]) == [1.0] * 4 for row in drawn]
+    assert np.mean(right) == pytest.approx(0.8**4, abs=0.07)  # deviation of the mean 0.02
+    plain, none = (rows(chain_sum(**given), 20, seed=0) for given in ({}, {"mistakes": 0.0}))
+    assert plain == none
 
 
 @pytest.mark.parametrize(
