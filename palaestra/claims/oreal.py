@@ -46,7 +46,7 @@ CLAIM = Claim(
     scales={"smoke": Scale(steps=1, group=2, max_groups=1), "cpu": Scale(steps=90), "paper": Scale(steps=1_000)},
     differs="Sums and a model of 0.1 million parameters in place of mathematics and 7 or 32 billion; a program judges; "
     "32 prompts with 8 answers each in place of 64 with 16, and prompts are not repeated by difficulty.",
-    tried="One seed that is not among those compared, 60 rounds, shares of right answers, of 0.525 before: cloning 0.80 "
+    tried="One seed that is not among those compared, 60 rounds, shares of right answers, 0.525 before: cloning 0.80 "
     "with a learning rate of 1e-4 and 0.89 with 3e-4, which is taken; OREAL, which in the first 10 rounds teaches the "
     "token reward model alone, 0.73 and 0.81, with a rate of 4e-4 for that model in place of 1e-3 0.71 and 0.80; OREAL "
     "without token rewards, from the first round on, 0.83 and 0.91. Rounds were then set to the paper's 90. With "
