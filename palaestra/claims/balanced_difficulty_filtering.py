@@ -21,7 +21,7 @@ from palaestra.factories.language import TINY, made
 from palaestra.text_ground import text_ground
 
 TASK = chain_sum(checks=0.3)
-BASE = f"grpo(prompts=16, answers=8, lr=1e-4, warm_up=5, longest={TASK.longest})"
+BASE = f"grpo(prompts=16, answers=8, lr=3e-4, warm_up=5, longest={TASK.longest})"
 JUDGED = 400  # prompts
 
 
@@ -47,7 +47,9 @@ CLAIM = Claim(
     scales={"smoke": Scale(steps=1, group=2, max_groups=1), "cpu": Scale(steps=60), "paper": Scale(steps=1_000)},
     differs="Sums, and a model of 0.2 million parameters, in place of competition mathematics and Qwen2.5; 8 answers "
     "to a prompt; the band [0.25, 0.75]; 60 updates.",
-    tried="NOT SETTLED, and not to be run as it is: the model that both arms begin with was never tried, and its like "
-    "of three to five terms with checks answered by chance after 800 updates (0.12 greedily, 0.10 drawn). No arm was "
-    "tried.",
+    tried="Learning rates of 1e-4 and 3e-4, the same for both arms, a seed that is not among those compared, shares of "
+    "right answers: without the filter 0.56 and 0.60, with it 0.59 and 0.67. The larger rate was taken, the better one "
+    "for both. With it the filter throws away 70 of 100 answers: at equal answers it may lose. With a model in the "
+    "middle of learning (0.29 right), of which no share was wrong by design, neither arm learnt anything in 80 "
+    "rounds.",
 )

@@ -37,10 +37,10 @@ from palaestra.text_ground import text_ground
 
 TASK = sent()
 PPO = f"ppo-lm(kl_coefficient={{}}, lr=1e-3, prompts=128, epochs=2, minibatches=2, longest={TASK.longest})"
-COEFFICIENTS = (0.02, 0.1, 0.3)
+COEFFICIENTS = (0.05, 0.07, 0.1)
 FULL = 25  # rounds; of fewer, as where it is only tried whether it runs, what is prepared is a part of all this
 PRETRAINING = 1_000  # updates
-DEMONSTRATIONS, PASSES = 1_000, 5
+DEMONSTRATIONS, PASSES = 1_000, 10
 PAIRS, WRONG = 500, 0.25  # labels that are turned around, a share
 JUDGED = 500  # answers
 
@@ -87,7 +87,7 @@ def feedback(seed: int, budget: int) -> Feedback:
     kept = TemporaryDirectory(prefix="palaestra-salsa-")
     models = tuple(f"{kept.name}/{i}" for i in range(2))
     updates = part(PASSES * DEMONSTRATIONS // 64, budget)
-    imitation = parse(f"sft(lr=2e-3, warm_up=5, decay_over={updates})")
+    imitation = parse(f"sft(lr=6e-3, warm_up=5, decay_over={updates})")
     for i, folder in enumerate(models):
         ground = text_ground(imitation, model=origin, dataset=shown)
         run = trained(ground.begin(imitation, (2 * seed + i,), None), updates)
@@ -184,8 +184,9 @@ CLAIM = Claim(
     differs="A model of 0.14 million parameters that ends synthetic sentences, in place of models of 2 to 7 billion; "
     "500 pairs of answers, a quarter of whose labels are wrong; gold, a program's, in place of GPT-4 and of win rates; "
     "the best of three coefficients in each arm, where the paper has one setting an arm.",
-    tried="One seed that is not among those compared, 1,000 answers: gold is 0.64 and 0.62 of the two models, 0.63 of "
-    "their soup, which is 0.02 nats an answer from the first, as the second is 0.06: they differ little. After 25 "
-    "rounds, held to one model and to the soup: 0.83 and 0.43 at a coefficient of 0.02, 17 and 20 nats away; 0.84 and "
-    "0.86 at 0.1, 10 and 11 nats away. 0.3 was not tried. Nothing was changed after this.",
+    tried="One seed that is not among those compared, gold of answers. After 5 passes at a rate of 2e-3 the two models "
+    "were almost one: 0.06 nats an answer apart, 0.02 from their soup. After 10 at 6e-3 they are 0.26 apart and both "
+    "at 0.63. After 25 rounds held to one and to the soup: 0.00 and 0.00 at a coefficient of 0.02, 0.04 and 0.06 at "
+    "0.03, 0.65 and 0.44 at 0.05, 0.79 and 0.69 at 0.1, 0.67 and 0.64 at 0.3: below 0.05 the reward model is "
+    "deceived, and the three coefficients that are compared stand around the best of both.",
 )
