@@ -58,6 +58,7 @@ VARIANTS = {
     "also-imitated": "palaestra.algorithms.dpo:also_imitated",
     "lora": "palaestra.algorithms.adapters:lora",
     "adaptive-kl": "palaestra.algorithms.ppo_lm:adaptive_kl",
+    "drawn-answers": "palaestra.algorithms.texts:drawn_answers",
     "importance-corrected": "palaestra.algorithms.grpo:importance_corrected",
     "mismatch-refused": "palaestra.algorithms.grpo:mismatch_refused",
     "tuned-conservatism": "palaestra.algorithms.cql:tuned_conservatism",

@@ -7,7 +7,7 @@ in rounds, several answers to each prompt, and passes over them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,12 +24,14 @@ from palaestra.algorithm import (
     Schedule,
     Term,
     Transform,
+    Unfit,
     above,
     between,
+    expressed,
 )  # fmt: skip
 from palaestra.batch import Columns
 from palaestra.data.tokens import rolled
-from palaestra.evaluation.answers import answer_rewards
+from palaestra.evaluation.answers import answer_rewards, drawn_rewards
 from palaestra.functional.schedules import warmed
 from palaestra.networks.language import Sampling, language_model
 from palaestra.optimisers import adamw
@@ -146,3 +148,18 @@ def per_token(b: Columns, advantage: Tensor) -> Columns:
     """The column `advantage` [B, T] of one number an answer [B]."""
     columns: dict[str, Any] = {"advantage": advantage[:, None] * b["answer"]}
     return columns
+
+
+@expressed
+def drawn_answers(algorithm: Algorithm, seed: int = 0) -> Algorithm:
+    """Evaluations draw an answer to each prompt, as the policy does when it learns, and not the most likely one.
+
+    What reinforcement learning changes first is how often an answer is right, and only then which is the likeliest.
+
+    Args:
+        seed: of the draws, the same ones at each evaluation.
+    """
+    if answer_rewards not in algorithm.evaluation:
+        raise Unfit(f"drawn-answers does not fit {algorithm}, which is not judged by its answers: try it on grpo")
+    drawn = partial(drawn_rewards, seed=seed)
+    return replace(algorithm, evaluation=tuple(drawn if it is answer_rewards else it for it in algorithm.evaluation))

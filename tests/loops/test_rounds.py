@@ -34,6 +34,22 @@ def test_what_is_recorded():
     assert len(ticks) == 5
 
 
+def test_answers_are_judged_as_they_are_drawn():
+    def answers(method):
+        run = run_of(f"{textual('grpo')}{method}")
+        run.evaluate()
+        return [said["answer"] for said in run.shown()]
+
+    assert answers("+drawn-answers") == answers("+drawn-answers") != answers("+drawn-answers(seed=1)")
+    assert answers("+drawn-answers") != answers("") == answers("")
+    sharp = textual("grpo").replace("grpo(", "grpo(temperature=1e-6, ")
+    drawn = run_of(f"{sharp}+drawn-answers")
+    drawn.evaluate()
+    assert [said["answer"] for said in drawn.shown()] == answers("")  # at no temperature a draw is the most likely one
+    with pytest.raises(Unfit, match="drawn-answers does not fit reward-model"):
+        parse("reward-model+drawn-answers")
+
+
 def test_a_dataset_is_gone_through_in_updates():
     run = run_of(textual("dpo"), env=None)
     rows, saved, _ = recorded(run, 4, evaluate_every=4, log_every=4)
