@@ -22,7 +22,7 @@ from palaestra.algorithm import Factory, Nets, Unfit
 from palaestra.batch import Space, Spec
 
 LOGITS = 1 << 22  # entries of logits that are held at a time: 16 MB of float32
-PARTS, PART = 8, 1 << 9  # rows of like length pass in so many parts at most, of so many tokens at least
+PARTS, PART = 8, 3 << 8  # rows of like length pass in so many parts at most, of so many tokens at least
 CLOSE = 1e-3  # how far our logits may be from those that the model gives itself
 
 
