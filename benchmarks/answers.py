@@ -11,7 +11,6 @@ many answers. What was run goes on where it was stopped.
 
 import argparse
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,13 +27,12 @@ ARMS = {  # 256 answers a round
 def arm(seed: int, rounds: int, expression: str | None) -> dict[str, list[float]]:
     """Whether each answer is right, after so many rounds."""
     from palaestra.envs.text.add import add
-    from palaestra.evaluation.answers import drawn_rewards
     from palaestra.expression import parse
     from palaestra.factories.language import Tiny, made
     from palaestra.text_ground import text_ground
 
     begin = made(Tiny("add:add", {"scratchpad": True, "mistakes": 0.25}, updates=500, layers=2), name="add-scratchpad")
-    algorithm = replace(parse(expression or ARMS["grpo"]), evaluation=(drawn_rewards,))
+    algorithm = parse(f"{expression or ARMS['grpo']}+drawn-answers")
     ground = text_ground(algorithm, model=begin, env=add(scratchpad=True))
     run = ground.begin(algorithm, (seed,), None, ASKED, asked_seed=seed)
     while expression is not None and run.count < rounds:
