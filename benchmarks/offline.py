@@ -76,7 +76,7 @@ def synthetic() -> dict[str, Any]:
     }
 
 
-def ours(algorithm: str, units: int, seeds: int) -> tuple[Each, Each]:
+def ours(algorithm: str, units: int, seeds: int, compile: bool = False) -> tuple[Each, Each]:
     """What makes an update of each seed, as `palaestra.loops.offline` does, and what only draws its rows."""
     import numpy as np
     from gymnasium.spaces import Box
@@ -89,7 +89,8 @@ def ours(algorithm: str, units: int, seeds: int) -> tuple[Each, Each]:
     columns = synthetic()
     episodes = [{name: column[i] for name, column in columns.items()} for i in range(STEPS // EPISODE)]
     spaces = Box(-np.inf, np.inf, (OBS,), np.float32), Box(-1, 1, (ACTIONS,), np.float32)
-    run = Offline(parse(expression(algorithm, units)), from_episodes(episodes, *spaces), range(seeds))
+    dataset = from_episodes(episodes, *spaces)
+    run = Offline(parse(expression(algorithm, units)), dataset, range(seeds), compile=compile)
 
     def draw() -> None:
         for stream in run.streams:
@@ -216,14 +217,15 @@ def measure(each: Each, per_call: int = 1, blocks: int = BLOCKS) -> tuple[float,
     return clock, processor
 
 
-def measured(who: str, algorithm: str, units: int, seeds: int) -> dict[str, Any]:
+def measured(who: str, algorithm: str, units: int, seeds: int, compile: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"name": f"{who} {algorithm}, {units} units" + (f", {seeds} seeds" if seeds > 1 else "")}
+    result["name"] += ", compiled" if compile else ""
     if who == "products":
         each, about = products(algorithm, units)
         result |= about
         seeds = 2  # what it does counts for two updates
     else:
-        each, draw = ours(algorithm, units, seeds) if who == "ours" else theirs(algorithm, units)
+        each, draw = ours(algorithm, units, seeds, compile) if who == "ours" else theirs(algorithm, units)
         result["ms_drawing"], _ = measure(draw, seeds, 3)
     result["ms_per_update"], result["ms_of_processor"] = measure(each, seeds)
     return result | ({"version": version(who)} if who == "d3rlpy" else {})
@@ -239,6 +241,7 @@ def speed(only: list[str], repeats: int, peers_python: str, threads: int, out: P
     for algorithm in TIMED:
         commands |= {
             f"{algorithm} ours": (sys.executable, __file__, "ours", algorithm, *limits),
+            f"{algorithm} ours, compiled": (sys.executable, __file__, "ours", algorithm, "--compile", *limits),
             f"{algorithm} d3rlpy": (peers_python, __file__, "d3rlpy", algorithm, *limits),
             f"{algorithm} products": (sys.executable, __file__, "products", algorithm, *limits),
             f"{algorithm} one": (sys.executable, __file__, "ours", algorithm, *few, *limits),
@@ -376,6 +379,7 @@ def main() -> None:
         command.add_argument("--units", type=int, default=UNITS)
         if who == "ours":
             command.add_argument("--seeds", type=int, default=1, help="stacked; times are then of each")
+            command.add_argument("--compile", action="store_true", help="fuse losses")
     commands.add_parser("peak", parents=[limits])
     command = commands.add_parser("speed", parents=[limits])
     command.add_argument("--repeats", type=int, default=5, help="rounds")
@@ -406,7 +410,8 @@ def main() -> None:
     elif options.what == "peak":
         print(json.dumps({"name": "peak", "gflops_256": contest.product_rate(256)}))
     else:
-        print(json.dumps(measured(options.what, options.algorithm, options.units, getattr(options, "seeds", 1))))
+        own = {"seeds": getattr(options, "seeds", 1), "compile": getattr(options, "compile", False)}
+        print(json.dumps(measured(options.what, options.algorithm, options.units, **own)))
 
 
 if __name__ == "__main__":

@@ -140,9 +140,10 @@ def offline_speed(lines: list[dict]) -> list[str]:
         *("products alone", "times d3rlpy", "of the peak"),
     )
     for algorithm in offline.TIMED:
-        times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in ("ours", "d3rlpy", "products")}
+        names = ("ours", "ours, compiled", "d3rlpy", "products")
+        times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in names}
         work = max(values(rounds, f"{algorithm} products", "mflops"), default=0.0)
-        for who in ("ours", "d3rlpy"):
+        for who in names[:3]:
             if own := times[who]:
                 middle, drawing = statistics.median(own), values(rounds, f"{algorithm} {who}", "ms_drawing")
                 cells = (
