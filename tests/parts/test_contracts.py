@@ -10,6 +10,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from palaestra.algorithm import AfterUpdate, Term, add_term, changed_parts, replace_term
 from palaestra.expression import catalogue, parse
@@ -201,6 +202,17 @@ def test_compiled_is_eager(expression, monkeypatch):
         for (name, left), right in zip(eager.nets.named_parameters(), compiled.nets.parameters(), strict=True):
             if left.grad is not None:
                 assert (left.grad - right.grad).norm() <= 1e-4 * left.grad.norm() + 1e-6, name
+
+
+def test_a_compiled_loss_and_its_gradient_are_one_graph(monkeypatch):
+    counter = CompileCounterWithBackend("aot_eager")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    torch._dynamo.reset()
+    compiled = learner(FAST, compile=True)
+    for n in range(3):
+        updated(compiled, FAST, [n])
+    assert counter.frame_count == len(compiled.algorithm.losses)  # a break at the gradient would make two of each
+    assert not torch._dynamo.config.trace_autograd_ops  # of everybody else's graphs
 
 
 @each_expression
