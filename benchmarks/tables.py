@@ -140,10 +140,10 @@ def offline_speed(lines: list[dict]) -> list[str]:
         *("products alone", "times d3rlpy", "of the peak"),
     )
     for algorithm in offline.TIMED:
-        names = ("ours", "ours, compiled", "d3rlpy", "products")
-        times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in names}
+        sides = ("ours", "ours, compiled", "d3rlpy")
+        times = {who: values(rounds, f"{algorithm} {who}", "ms_per_update") for who in (*sides, "products")}
         work = max(values(rounds, f"{algorithm} products", "mflops"), default=0.0)
-        for who in names[:3]:
+        for who in sides:
             if own := times[who]:
                 middle, drawing = statistics.median(own), values(rounds, f"{algorithm} {who}", "ms_drawing")
                 cells = (

@@ -52,7 +52,8 @@ class FusedAdam(torch.optim.Adam):
             )  # fmt: skip
         return None
 
-    # PyTorch wraps `step` for profilers and hooks, unless it is marked so: a quarter of the time of a small step.
+    # PyTorch wraps `step` for profilers and hooks, unless it is marked so: a quarter of the time of a small step. Hooks
+    # that are registered with this optimiser are therefore not called.
     step.hooked = True  # type: ignore[attr-defined]
 
     def _gather(self, states: list[dict[str, Tensor]]) -> tuple[list[Tensor], ...]:
