@@ -22,18 +22,22 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 ATTACHED = "--attached"  # the option of a command that then calls `stop_with_parent`
+AGAIN = 2.0  # seconds between two interrupts
 
 
 def stop_with_parent() -> None:
     """Raise KeyboardInterrupt in the main thread when standard input ends: whoever started this process is gone.
 
-    A process that was killed cannot tell its children; the pipe that it held tells them.
+    A process that was killed cannot tell its children; the pipe that it held tells them. It is raised again every other
+    second until this process has ended: one that falls into a destructor, or an import with a bare `except`, is lost.
     """
 
     def wait() -> None:
         while os.read(0, 1):  # not sys.stdin: its lock would be held when the interpreter ends
             pass
-        interrupt_main()
+        while True:
+            interrupt_main()
+            time.sleep(AGAIN)
 
     threading.Thread(target=wait, daemon=True).start()
 

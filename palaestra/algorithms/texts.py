@@ -42,9 +42,8 @@ POLICY, ROLLOUT = "policy", "rollout"
 
 def spoken(nets: Nets, b: Columns, temperature: float = 1.0, entropy: bool = False) -> Columns:
     """What all terms read: `logp` (and `entropy`) of each token, in one pass over rows of any shape [..., T]."""
-    ids = b["ids"]
-    said = nets[POLICY](ids.flatten(0, -2), length=b["length"].flatten(), temperature=temperature, entropy=entropy)
-    return {name: value.view_as(ids) for name, value in said.items()}
+    said: Columns = nets[POLICY](b["ids"], length=b["length"], temperature=temperature, entropy=entropy)
+    return said
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from palaestra.algorithm import Factory, Nets, Unfit
 from palaestra.batch import Space, Spec
+from palaestra.networks.packing import Packing, apart, packing, packs
 
 LOGITS = 1 << 22  # entries of logits that are held at a time: 16 MB of float32
-PARTS, PART = 8, 3 << 8  # rows of like length pass in so many parts at most, of so many tokens at least
 CLOSE = 1e-3  # how far our logits may be from those that the model gives itself
 
 
@@ -83,6 +83,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.forward_logits(torch.tensor([[0, 1, 0]]))
+        self.packs = packs(model) and self._packs_right(torch.tensor([[0, 1, 0], [0, 0, 1]]))
 
     @property
     def body(self) -> Any:
@@ -94,23 +95,23 @@ class LanguageModel(nn.Module):
         return super().train(False)
 
     def features(
-        self,
-        ids: Tensor,
-        attention: Tensor | None = None,
-        segments: Tensor | None = None,
-        embedded: Callable[[Any], Tensor] | None = None,
+        self, ids: Tensor, attention: Tensor | None = None, embedded: Callable[[Any], Tensor] | None = None
     ) -> Tensor:
         """[B, T, D]. `attention` [B, T] is 0 where there is padding, which may stand on either side; None where none
-        stands before a token. `segments` [B, T] numbers texts that are packed into one row: they do not see another.
-        `embedded(embedding)` [B, T, D] is read in place of `embedding(ids)`, `embedding` being the model's own layer.
+        stands before a token. `embedded(embedding)` [B, T, D] is read in place of `embedding(ids)`, `embedding` being
+        the model's own layer.
         """
-        positions, mask = None, attention
-        if segments is not None:
-            positions, mask = _within(segments), _packed(segments)
-        elif attention is not None:
-            positions = (attention.long().cumsum(1) - 1).clamp(min=0)
+        positions = None if attention is None else (attention.long().cumsum(1) - 1).clamp(min=0)
         read = {"input_ids": ids} if embedded is None else {"inputs_embeds": embedded(self.body.get_input_embeddings())}
-        out: Tensor = self.body(**read, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+        return self._passed(**read, attention_mask=attention, position_ids=positions)
+
+    def packed_features(self, ids: Tensor, packing: Packing) -> Tensor:
+        """[1, N, D], of the tokens of texts [B, T] that are passed."""
+        with apart(self.body.config):
+            return self._passed(input_ids=packing.packed(ids), position_ids=packing.position, packing=packing)
+
+    def _passed(self, **read: Any) -> Tensor:
+        out: Tensor = self.body(**read, use_cache=False).last_hidden_state
         return out
 
     def logits(self, features: Tensor, temperature: float = 1.0) -> Tensor:
@@ -129,7 +130,6 @@ class LanguageModel(nn.Module):
         self,
         ids: Tensor,
         attention: Tensor | None = None,
-        segments: Tensor | None = None,
         *,
         temperature: float = 1.0,
         entropy: bool = False,
@@ -140,48 +140,63 @@ class LanguageModel(nn.Module):
         """`logp` of each token given those before it and, on request, of what was expected there the `entropy`, in
         nats, and the `likeliest` token, int64.
 
-        Shapes [B, T]. The logits of the whole batch are never held: pieces of them are computed, and computed again for
-        the gradient. Where the `length` [B] of rows that are padded on the right is given, and nothing but it, those of
-        like length pass together, without most of their padding; of what is left out it says 0.
+        Shapes [..., T]. The logits of the whole batch are never held: pieces of them are computed, and computed again
+        for the gradient. Where the `length` [...] of texts that are padded on the right is given, and nothing but it,
+        nothing is computed of padding (it says 0 there), and what several texts begin with once: see `packing`.
         """
-        ask = partial(self.spoken, temperature=temperature, entropy=entropy, likeliest=likeliest)
-        parts = min(PARTS, len(ids), ids.numel() // PART)
-        if length is None or parts < 2:
-            return ask(self.features(ids, attention, segments, embedded), ids)
-        order = length.argsort()
-        widths = torch.stack([part[-1] for part in length[order].tensor_split(parts)]).tolist()
-        said = []
-        for rows, width in zip(order.tensor_split(parts), widths, strict=True):
-            some = ask(self.features(ids[rows, :width]), ids[rows, :width])
-            said.append({name: nn.functional.pad(value, (0, ids.shape[1] - width)) for name, value in some.items()})
-        back = order.argsort()
-        return {name: torch.cat([part[name] for part in said])[back] for name in said[0]}
+        ask = partial(self._in_pieces, temperature=temperature, entropy=entropy, likeliest=likeliest)
+        rows = ids.flatten(0, -2)
+        if length is not None and self.packs:
+            said = self._packed(rows, length.flatten(), ask)
+        else:
+            features = self.features(rows, attention, embedded)
+            said = ask(features[:, :-1].flatten(0, 1), rows[:, 1:].flatten())
+            said = {name: nn.functional.pad(v.unflatten(0, (len(rows), -1)), (1, 0)) for name, v in said.items()}
+        if length is not None:
+            place = torch.arange(rows.shape[1], device=ids.device)
+            known = (place > 0) & (place < length.reshape(-1, 1))
+            said = {name: value.masked_fill(~known, 0) for name, value in said.items()}
+        return {name: value.view_as(ids) for name, value in said.items()}
 
-    def spoken(
-        self, features: Tensor, ids: Tensor, temperature: float, entropy: bool, likeliest: bool = False
+    @torch.compiler.disable  # it would be compiled again for every number of tokens
+    def _packed(
+        self, rows: Tensor, length: Tensor, ask: Callable[[Tensor, Tensor], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """As `forward`, of features that are there."""
-        before, token = features[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        """As `forward`, with anything where a text has ended, and for the first token."""
+        pack = packing(rows, length)
+        features = self.packed_features(rows, pack)[0]
+        said = ask(features.index_select(0, pack.before), pack.packed(rows)[0])
+        return {name: pack.spread(value.unsqueeze(0)) for name, value in said.items()}
+
+    def _in_pieces(
+        self, before: Tensor, token: Tensor, temperature: float, entropy: bool, likeliest: bool
+    ) -> dict[str, Tensor]:
+        """Of each token [N] after the features [N, D] before it, a few at a time."""
         size = max(1, LOGITS // int(self.model.config.vocab_size))
         said = partial(self._said, temperature=temperature, entropy=entropy, likeliest=likeliest)
         if len(before) <= size:
-            parts = [said(before, token)]
-        else:
-            pieces = zip(before.split(size), token.split(size), strict=True)
-            parts = [checkpoint(said, *piece, use_reentrant=False) for piece in pieces]
-        rows = {name: torch.cat([part[name] for part in parts]).unflatten(0, (len(ids), -1)) for name in parts[0]}
-        return {name: nn.functional.pad(values, (1, 0)) for name, values in rows.items()}
+            return said(before, token)
+        pieces = zip(before.split(size), token.split(size), strict=True)
+        parts = [checkpoint(said, *piece, use_reentrant=False) for piece in pieces]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _said(
-        self, features: Tensor, token: Tensor, temperature: float, entropy: bool, likeliest: bool
+        self, before: Tensor, token: Tensor, temperature: float, entropy: bool, likeliest: bool
     ) -> dict[str, Tensor]:
-        logp = self.logits(features, temperature).log_softmax(-1)
+        logp = self.logits(before, temperature).log_softmax(-1)
         said = {"logp": logp.gather(-1, token.unsqueeze(-1)).squeeze(-1)}
         if entropy:
             said["entropy"] = -(logp.exp() * logp).sum(-1)
         if likeliest:
             said["likeliest"] = logp.argmax(-1)
         return said
+
+    def _packs_right(self, ids: Tensor) -> bool:
+        """Whether texts [B, T] are understood alike packed and alone: all layers are told where each stands."""
+        pack = packing(ids, torch.full_like(ids[:, 0], ids.shape[1]))
+        with torch.no_grad():
+            alone, packed = self.features(ids), pack.spread(self.packed_features(ids, pack))
+        return torch.allclose(alone, packed, atol=CLOSE, rtol=CLOSE)
 
     def forward_logits(self, ids: Tensor) -> Tensor:
         """[B, T, V], of a few tokens. Unfit where the model computes its own logits in a way that is not known here."""
@@ -434,21 +449,3 @@ def _generated(
             use_cache=True,
         )
     return out
-
-
-def _within(segments: Tensor) -> Tensor:
-    """The position of each token in its own text: [B, T]."""
-    index = torch.arange(segments.shape[1], device=segments.device)
-    new = nn.functional.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
-    return index - (index * new).cummax(1).values
-
-
-def _packed(segments: Tensor) -> Tensor:
-    """What is added to attention, [B, 1, T, T]: 0 where a token sees another, an earlier one of its own text.
-
-    Numbers, since attention that is written out adds what it is given.
-    """
-    length = segments.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    seen = earlier & (segments[:, :, None] == segments[:, None, :])
-    return torch.where(seen, 0.0, torch.finfo(torch.float32).min).unsqueeze(1)

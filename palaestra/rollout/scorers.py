@@ -30,10 +30,9 @@ def of_tokens(network: Any, ids: Tensor, length: Tensor | None = None, **asked: 
 
     `length` [...], where it is given, is how many tokens of a row there are: of the others less is computed.
     """
-    flat = ids.flatten(0, -2)
-    lengths = repeat(None) if length is None else length.flatten().split(AT_ONCE)
-    parts = [network(some, length=own, **asked) for some, own in zip(flat.split(AT_ONCE), lengths, strict=False)]
-    return {name: torch.cat([part[name] for part in parts]).view_as(ids) for name in parts[0]}
+    lengths = repeat(None) if length is None else length.split(AT_ONCE)
+    parts = [network(some, length=own, **asked) for some, own in zip(ids.split(AT_ONCE), lengths, strict=False)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @gives("reference_logp")

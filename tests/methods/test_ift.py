@@ -114,9 +114,10 @@ def test_neutral_it_is_sft_of_answers_that_count_the_same(method):
     neutral, weighed, mixed, tokens = (
         learnt(a) for a in (method(base, 0.0, 0.0), method(base, 0.0), method(base, gamma=0.0), base)
     )
-    assert all(torch.equal(plain[name], neutral[name]) for name in plain)
+    for name in plain:  # texts whose embeddings are read pass with their padding, those of sft without
+        torch.testing.assert_close(neutral[name], plain[name], atol=1e-6, rtol=1e-5)
     for other in (weighed, mixed, tokens):
-        assert any(not torch.equal(plain[name], other[name]) for name in plain)
+        assert any(not torch.allclose(plain[name], other[name], atol=1e-5) for name in plain)
 
 
 def test_where_answers_are_as_long_neutral_is_sft():

@@ -26,7 +26,7 @@ from tests.parts.texts import begin
 
 LLAMA = LlamaConfig(
     vocab_size=30, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-    max_position_embeddings=64,
+    num_key_value_heads=2, max_position_embeddings=64,
 )  # fmt: skip
 GPT2 = GPT2Config(vocab_size=30, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=0, eos_token_id=0)
 GEMMA2 = Gemma2Config(
@@ -60,20 +60,12 @@ def test_a_row_says_the_same_alone_padded_and_packed(model):
         there = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
         masked = model(torch.tensor([LONG, [*SHORT, 0, 0]]), there)["logp"]
         left = model(torch.tensor([LONG, [0, 0, *SHORT]]), there.flip(1))["logp"]
-        packed = model(torch.tensor([LONG + SHORT]), segments=torch.tensor([[0] * 7 + [1] * 5]))["logp"][0]
+        packed = model(torch.tensor([LONG, [*SHORT, 0, 0]]), length=torch.tensor([7, 5]))["logp"]
     for found, expected in [
         (right[0], long), (right[1, :5], short), (masked[1, :5], short), (left[0], long), (left[1, 3:], short[1:]),
-        (packed[:7], long), (packed[8:], short[1:]),
+        (packed[0], long), (packed[1, :5], short),
     ]:  # fmt: skip
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_packed_texts_do_not_see_another(model):
-    packed = [
-        model(torch.tensor([first + SHORT]), segments=torch.tensor([[0] * 7 + [1] * 5])) for first in (LONG, LONG[::-1])
-    ]
-    assert not torch.equal(packed[0]["logp"][0, 1:7], packed[1]["logp"][0, 1:7])
-    torch.testing.assert_close(packed[0]["logp"][0, 8:], packed[1]["logp"][0, 8:])
 
 
 def test_what_is_said_is_what_the_model_itself_says(model):
@@ -241,21 +233,42 @@ def test_scalars_are_read_at_their_token():
     assert torch.equal(TokenScalars(copy.deepcopy(begin().model), 0.0)(torch.tensor([LONG])), torch.zeros(1, 7))
 
 
-def test_rows_of_like_length_pass_together(model, monkeypatch):
-    """With their lengths, rows say the same of their tokens, and nothing of what is behind them."""
-    ids = torch.tensor([[*row, *[0] * (7 - len(row))] for row in (LONG, SHORT, LONG[:2], SHORT[:3], LONG[:6])])
-    length = torch.tensor([7, 5, 2, 3, 6])
-    there = torch.arange(7) < length[:, None]
-    monkeypatch.setattr(language, "PART", 8)
+def test_texts_that_are_packed_learn_as_alone(model):
+    """With their lengths, texts say the same of their tokens, and nothing of what is behind them; pairs that begin
+    alike, all of the one in the other, in part, or not, too."""
+    pairs = (LONG, LONG[:5]), (LONG[:6], [*LONG[:3], *SHORT[:2]]), (SHORT[:2], LONG[:3]), (SHORT, SHORT)
+    ids = torch.tensor([[[*row, *[0] * (7 - len(row))] for row in pair] for pair in pairs])
+    length = torch.tensor([[len(row) for row in pair] for pair in pairs])
+    there = torch.arange(7) < length[..., None]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    whole, parts = model(ids, entropy=True), model(ids, entropy=True, length=length)
+    whole, packed = model(ids, entropy=True), model(ids, entropy=True, length=length)
     for name in ("logp", "entropy"):
-        torch.testing.assert_close(parts[name] * there, whole[name] * there, atol=1e-5, rtol=1e-5)
+        assert packed[name].shape == ids.shape
+        torch.testing.assert_close(packed[name] * there, whole[name] * there, atol=1e-5, rtol=1e-5)
         gradients = [
             torch.autograd.grad((said[name] * there).sum(), parameters, allow_unused=True, retain_graph=True)
-            for said in (whole, parts)
+            for said in (whole, packed)
         ]
         for left, right in zip(*gradients, strict=True):
             if left is not None:
                 torch.testing.assert_close(left, right, atol=1e-4, rtol=1e-4)
-    assert not (parts["logp"][2, 3:]).any()
+    assert not (packed["logp"] * ~there).any()
+
+
+def test_models_that_can_are_packed(model):
+    """Gemma 2's attention has a window and a cap, which ours has not."""
+    assert model.packs == (not isinstance(model.model.config, Gemma2Config))
+
+
+def test_a_model_whose_layers_are_not_told_is_not_packed():
+    """Neither one whose layers ask for another attention, nor one whose layers pass on nothing."""
+    made = AutoModelForCausalLM.from_config(LLAMA)
+    for layer in made.model.layers:
+        layer.self_attn.config = copy.deepcopy(LLAMA)
+        layer.self_attn.config._attn_implementation = "sdpa"
+    assert not LanguageModel(made).packs
+    made = AutoModelForCausalLM.from_config(LLAMA)
+    for layer in made.model.layers:
+        forward = layer.self_attn.forward
+        layer.self_attn.forward = lambda *given, packing=None, own=forward, **named: own(*given, **named)
+    assert not LanguageModel(made).packs

@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor
 
 from palaestra.batch import pieces
 from palaestra.learner import _sum, _units, generator
-from palaestra.networks import language
 from palaestra.networks.language import LanguageModel
 from tests.parts.texts import BASES, batches, run_of, textual
 
@@ -103,7 +102,6 @@ def compared(base, rank):
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    language.PART = 8  # tokens: rows pass in parts, as those of large batches do
     dist.init_process_group(
         "gloo", f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=120)
     )
