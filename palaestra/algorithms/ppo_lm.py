@@ -63,14 +63,15 @@ def kl_control(coefficient: float, spec: Spec, nets: Nets) -> nn.Module:
 
 def foreseen(nets: Nets, b: Columns) -> Tensor:
     """What the critic says before each token: [B, T], 0 before the first."""
-    said: Tensor = nets[CRITIC](b["ids"])
+    said: Tensor = nets[CRITIC](b["ids"], length=b["length"])
     return nn.functional.pad(said[:, :-1], (1, 0))
 
 
 @gives("old_value")
 def valued(nets: Nets, b: Columns, rng: Generator) -> Columns:
     """With `old_value` [B, T]: what the critic said before each token of the rollout."""
-    parts = [foreseen(nets, {"ids": ids}) for ids in b["ids"].split(64)]
+    some = torch.arange(len(b["ids"])).split(64)
+    parts = [foreseen(nets, {name: b[name][index] for name in ("ids", "length")}) for index in some]
     return {**b, "old_value": torch.cat(parts)}
 
 

@@ -95,7 +95,7 @@ def ranking_accuracy(nets: Nets, policy: Policy, source: Asked) -> dict[str, lis
 def score_of(network: Any, batch: dict[str, Any]) -> torch.Tensor:
     """What a reward model says at the last token of each row: [B], or [B, K] of several answers."""
     ids, length = batch["ids"], batch["length"]
-    numbers = network(ids.flatten(0, -2)).view_as(ids)
+    numbers = network(ids, length=length)
     last: torch.Tensor = numbers.gather(-1, length.unsqueeze(-1) - 1).squeeze(-1)
     return last
 

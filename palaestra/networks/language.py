@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from palaestra.algorithm import Factory, Nets, Unfit
 from palaestra.batch import Space, Spec
-from palaestra.networks.packing import Packing, apart, packing, packs
+from palaestra.networks.packing import packed_features, packing, packs
 
 LOGITS = 1 << 22  # entries of logits that are held at a time: 16 MB of float32
 CLOSE = 1e-3  # how far our logits may be from those that the model gives itself
@@ -82,8 +82,8 @@ class LanguageModel(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model.eval()
-        self.forward_logits(torch.tensor([[0, 1, 0]]))
-        self.packs = packs(model) and self._packs_right(torch.tensor([[0, 1, 0], [0, 0, 1]]))
+        self.forward_logits(torch.tensor([[0, 1, 0]], device=model.device))
+        self.packs = packs(self.body)
 
     @property
     def body(self) -> Any:
@@ -101,18 +101,8 @@ class LanguageModel(nn.Module):
         stands before a token. `embedded(embedding)` [B, T, D] is read in place of `embedding(ids)`, `embedding` being
         the model's own layer.
         """
-        positions = None if attention is None else (attention.long().cumsum(1) - 1).clamp(min=0)
         read = {"input_ids": ids} if embedded is None else {"inputs_embeds": embedded(self.body.get_input_embeddings())}
-        return self._passed(**read, attention_mask=attention, position_ids=positions)
-
-    def packed_features(self, ids: Tensor, packing: Packing) -> Tensor:
-        """[1, N, D], of the tokens of texts [B, T] that are passed."""
-        with apart(self.body.config):
-            return self._passed(input_ids=packing.packed(ids), position_ids=packing.position, packing=packing)
-
-    def _passed(self, **read: Any) -> Tensor:
-        out: Tensor = self.body(**read, use_cache=False).last_hidden_state
-        return out
+        return _features(self.body, attention, **read)
 
     def logits(self, features: Tensor, temperature: float = 1.0) -> Tensor:
         """Of the next token after each of these features [..., D]: float32 [..., V]."""
@@ -164,7 +154,7 @@ class LanguageModel(nn.Module):
     ) -> dict[str, Tensor]:
         """As `forward`, with anything where a text has ended, and for the first token."""
         pack = packing(rows, length)
-        features = self.packed_features(rows, pack)[0]
+        features = packed_features(self.body, rows, pack)[0]
         said = ask(features.index_select(0, pack.before), pack.packed(rows)[0])
         return {name: pack.spread(value.unsqueeze(0)) for name, value in said.items()}
 
@@ -191,13 +181,6 @@ class LanguageModel(nn.Module):
             said["likeliest"] = logp.argmax(-1)
         return said
 
-    def _packs_right(self, ids: Tensor) -> bool:
-        """Whether texts [B, T] are understood alike packed and alone: all layers are told where each stands."""
-        pack = packing(ids, torch.full_like(ids[:, 0], ids.shape[1]))
-        with torch.no_grad():
-            alone, packed = self.features(ids), pack.spread(self.packed_features(ids, pack))
-        return torch.allclose(alone, packed, atol=CLOSE, rtol=CLOSE)
-
     def forward_logits(self, ids: Tensor) -> Tensor:
         """[B, T, V], of a few tokens. Unfit where the model computes its own logits in a way that is not known here."""
         with torch.no_grad():
@@ -222,19 +205,33 @@ class TokenScalars(nn.Module):
         self.head = nn.Linear(size, 1)
         nn.init.normal_(self.head.weight, std=(size + 1) ** -0.5 if head_std is None else head_std)
         nn.init.zeros_(self.head.bias)
+        self.packs = packs(self.body)
 
     def train(self, mode: bool = True) -> TokenScalars:
         """Stays in evaluation mode."""
         return super().train(False)
 
-    def forward(self, ids: Tensor, attention: Tensor | None = None) -> Tensor:
-        """Of each token and what stands before it: float32 [B, T]."""
-        positions = None if attention is None else (attention.long().cumsum(1) - 1).clamp(min=0)
-        features = self.body(
-            input_ids=ids, attention_mask=attention, position_ids=positions, use_cache=False
-        ).last_hidden_state
+    def forward(self, ids: Tensor, attention: Tensor | None = None, *, length: Tensor | None = None) -> Tensor:
+        """Of each token and what stands before it: float32 [..., T]. `attention` and `length` as for `LanguageModel`,
+        but that anything may be said of padding."""
+        rows = ids.flatten(0, -2)
+        if length is not None and self.packs:
+            return self._packed(rows, length.flatten()).view_as(ids)
+        features = _features(self.body, attention, input_ids=rows)
         numbers: Tensor = self.head(features).squeeze(-1).float()
-        return numbers
+        return numbers.view_as(ids)
+
+    @torch.compiler.disable  # as that of `LanguageModel`
+    def _packed(self, rows: Tensor, length: Tensor) -> Tensor:
+        pack = packing(rows, length)
+        return pack.spread(self.head(packed_features(self.body, rows, pack)).squeeze(-1).float())
+
+
+def _features(body: Any, attention: Tensor | None, **read: Tensor) -> Tensor:
+    """Of all tokens [B, T]: [B, T, D]. `attention` as for `LanguageModel.features`."""
+    positions = None if attention is None else (attention.long().cumsum(1) - 1).clamp(min=0)
+    out: Tensor = body(**read, attention_mask=attention, position_ids=positions, use_cache=False).last_hidden_state
+    return out
 
 
 # ------------------------------------------------------------------------------------------------------- factories

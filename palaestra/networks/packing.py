@@ -10,8 +10,6 @@ Shape legend: `B` texts, `T` tokens of the longest, `N` tokens that are passed, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor
 
 ATTENTION = "palaestra_packed"  # our attention's name in `transformers`
+CLOSE = 1e-3  # how far features may be from those of texts that pass alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,27 +71,35 @@ def packing(ids: Tensor, length: Tensor) -> Packing:
     return Packing(place[which], first)
 
 
-def packs(model: Any) -> bool:
-    """Whether a model of `transformers` says that all of its layers take another attention in place of PyTorch's, and
-    none of them sees a window or has a state."""
-    config = model.config
+def packs(body: Any) -> bool:
+    """Whether the body of a model of `transformers` understands texts alike packed and alone: all of its layers take
+    another attention in place of PyTorch's, as it says, pass on where tokens stand, and see no window."""
+    config = body.config
     windowed = getattr(config, "sliding_window", None) is not None
     kinds = getattr(config, "layer_types", None) or ("full_attention",)
-    whole = not windowed and set(kinds) == {"full_attention"}
-    return whole and type(model)._supports_attention_backend and config._attn_implementation == "sdpa"
+    if windowed or set(kinds) != {"full_attention"} or not type(body)._supports_attention_backend:
+        return False
+    if config._attn_implementation != "sdpa":
+        return False
+    ids = torch.tensor([[0, 1, 0], [0, 0, 1]], device=body.device)
+    pack = packing(ids, torch.full_like(ids[:, 0], ids.shape[1]))
+    with torch.no_grad():
+        alone = body(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.allclose(alone, pack.spread(packed_features(body, ids, pack)), atol=CLOSE, rtol=CLOSE)
 
 
-@contextmanager
-def apart(config: Any) -> Iterator[None]:
-    """Layers of a model with this configuration attend within texts; they are told the `packing` with the tokens."""
+def packed_features(body: Any, ids: Tensor, pack: Packing) -> Tensor:
+    """Of the tokens of texts [B, T] that are passed: [1, N, D]."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION, attend)
-    config._attn_implementation = ATTENTION
+    body.config._attn_implementation = ATTENTION
     try:
-        yield
+        out = body(input_ids=pack.packed(ids), position_ids=pack.position, packing=pack, use_cache=False)
     finally:
-        config._attn_implementation = "sdpa"
+        body.config._attn_implementation = "sdpa"
+    features: Tensor = out.last_hidden_state
+    return features
 
 
 def attend(

@@ -227,7 +227,11 @@ def test_scalars_are_read_at_their_token():
         )
         torch.testing.assert_close(padded[0, 2:], long, atol=1e-5, rtol=1e-5)
         cut = network(torch.tensor([LONG[:4]]))[0]
+        packed = network(torch.tensor([[LONG, [*LONG[:4], *SHORT[:3]]]]), length=torch.tensor([[7, 5]]))[0]
     torch.testing.assert_close(cut, long[:4])  # nothing that follows is seen
+    torch.testing.assert_close(packed[0], long)
+    torch.testing.assert_close(packed[1, :4], long[:4])
+    assert packed[1, 4] != long[4]
     # The standard deviation is 1 / sqrt(16 + 1).
     assert abs(float(network.head.weight.detach().std()) * 17**0.5 - 1) < 0.4
     assert torch.equal(TokenScalars(copy.deepcopy(begin().model), 0.0)(torch.tensor([LONG])), torch.zeros(1, 7))
