@@ -83,15 +83,6 @@ class Recipe:
     episodes: int = 10  # of each evaluation
 
 
-# The settings of DQN's own check: an update after every step, a small rate, a target copied every 250.
-EVERY_STEP = DISCRETE | {
-    "learning_rate": 2.5e-4,
-    "target_update_interval": 250,
-    "train_freq": 1,
-    "gradient_steps": 1,
-    "exploration_fraction": 0.2,
-    "exploration_final_eps": 0.05,
-}
 RECIPES = {
     "sac": Recipe(SAC, "Pendulum-v1", 10_000, CONTINUOUS),
     "td3": Recipe(TD3, "Pendulum-v1", 10_000, CONTINUOUS | DELAYED),
@@ -109,7 +100,6 @@ RECIPES = {
         PPO, "CartPole-v1", 100_000, ON_POLICY, activation=torch.nn.Tanh, environments=8, every=2_500, episodes=5
     ),
     "dqn": Recipe(DQN, "CartPole-v1", 50_000, DISCRETE, (256, 256)),
-    "dqn-every-step": Recipe(DQN, "CartPole-v1", 50_000, EVERY_STEP, (120, 84)),
     "dqn-slower": Recipe(DQN, "CartPole-v1", 50_000, DISCRETE | {"learning_rate": 1e-3}, (256, 256)),
 }
 

@@ -68,7 +68,8 @@ class Behaviour:
     steps: int
 
 
-# Found to come near what longer training gives, on one core: seconds for the first three, then minutes.
+# Found to come near what longer training gives, on one core: seconds for the first three, then minutes. Hopper takes a
+# quarter of an hour and is far from its end: with seed 0 the best policy earns 774 an episode.
 TRAINED = {
     "palaestra/PointMass-v0": Behaviour("sac(lr=1e-3,start=500,hidden=(64,64))", 4_000),
     "palaestra/Pendulum-v0": Behaviour("sac(lr=1e-3,start=500,hidden=(64,64))", 6_000),

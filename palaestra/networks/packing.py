@@ -77,9 +77,9 @@ def packs(body: Any) -> bool:
     config = body.config
     windowed = getattr(config, "sliding_window", None) is not None
     kinds = getattr(config, "layer_types", None) or ("full_attention",)
-    if windowed or set(kinds) != {"full_attention"} or not type(body)._supports_attention_backend:
+    if not body._supports_attention_backend or config._attn_implementation != "sdpa":
         return False
-    if config._attn_implementation != "sdpa":
+    if windowed or set(kinds) != {"full_attention"}:
         return False
     ids = torch.tensor([[0, 1, 0], [0, 0, 1]], device=body.device)
     pack = packing(ids, torch.full_like(ids[:, 0], ids.shape[1]))
