@@ -78,13 +78,14 @@ def test_what_is_said_is_what_the_model_itself_says(model):
     assert said["logp"][0, 0] == said["entropy"][0, 0] == 0
 
 
-def test_pieces_of_logits_give_the_same_gradient(model, monkeypatch):
+@pytest.mark.parametrize("length", [None, torch.tensor([7, 5])], ids=["padded", "packed"])
+def test_pieces_of_logits_give_the_same_gradient(model, length, monkeypatch):
     """Held a few at a time, and computed again: log-probabilities and gradients as of all of them at once."""
     ids = torch.tensor([LONG, [*SHORT, 0, 0]])
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def gradients():
-        total = model(ids, entropy=True)
+        total = model(ids, entropy=True, length=length)
         return torch.autograd.grad(total["logp"].sum() + total["entropy"].sum(), parameters, allow_unused=True)
 
     whole = gradients()
