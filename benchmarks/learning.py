@@ -14,7 +14,7 @@ points of the difference of interquartile means (ours less theirs), beside 5 % o
 random policy's -1,200 to 0, for CartPole from 0 to 500, for HalfCheetah, which has no ceiling, from 0 to their score.
 
 Lines of `dqn-unclipped` and `dqn-slower` are from before ours clipped gradients to a norm of 10, as Stable-Baselines3's
-DQN does.
+DQN does; those of `dqn-later` from before its first burst of updates came when theirs does.
 """
 
 import argparse
@@ -68,6 +68,7 @@ NETS = {
     "sac-halfcheetah": [256, 256],
     "td3-halfcheetah": [256, 256],
 }  # which of a peer's lines to compare
+THEIRS = {"dqn-unclipped": "dqn", "dqn-later": "dqn"}  # a peer's lines, where they have another name
 RANGE = {"Pendulum-v1": 1_200.0, "CartPole-v1": 500.0}
 
 
@@ -150,7 +151,7 @@ def comparison(ours: Path, theirs: Path) -> list[str]:
     table = ["| base | environment | scores | seeds | ours | theirs | difference | 95 % interval | 5 % of the range |"]
     table += ["| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for algorithm, env in left:
-        key = algorithm.removesuffix("-unclipped"), env
+        key = THEIRS.get(algorithm, algorithm), env
         for which in ("final", "second half") if key in right else ():
             own, other = scores(left[algorithm, env], which), scores(right[key], which)
             a, b = (interquartile_mean(s.reshape(-1)) for s in (own, other))
