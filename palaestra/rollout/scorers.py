@@ -20,7 +20,7 @@ from palaestra.algorithm import Algorithm, Nets, Transform, Unfit, gives
 from palaestra.batch import Columns
 from palaestra.networks.language import LanguageModel, reference
 
-AT_ONCE = 64  # rows of a pass
+AT_ONCE = 64  # rows, or pairs, of a pass
 
 Reference = Callable[[Nets], AbstractContextManager[LanguageModel]]
 
