@@ -14,14 +14,15 @@ points of the difference of interquartile means (ours less theirs), beside 5 % o
 random policy's -1,200 to 0, for CartPole from 0 to 500, for HalfCheetah, which has no ceiling, from 0 to their score.
 
 Lines of `dqn-unclipped` and `dqn-slower` are from before ours clipped gradients to a norm of 10, as Stable-Baselines3's
-DQN does; those of `dqn-later` from before its first burst of updates came when theirs does.
+DQN does; those of `dqn-later` from before its first burst of updates came when theirs does. The final scores of
+`dqn-annealed` are those of its last evaluation.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class Recipe:
     environments: int = 1
     every: int | None = None  # environment steps between evaluations; a tenth of all when None
     episodes: int = 10  # of each evaluation
+    annealed: bool = False  # learning rates fall linearly to 0 over the run
 
 
 RECIPES = {
@@ -61,7 +63,9 @@ RECIPES = {
         50_000,
     ),
 }
+RECIPES["dqn-annealed"] = replace(RECIPES["dqn"], annealed=True, episodes=20)
 NETS = {
+    "dqn-annealed": [256, 256],
     "dqn": [256, 256],
     "dqn-unclipped": [256, 256],
     "dqn-slower": [256, 256],
@@ -76,13 +80,18 @@ def run(algorithm: str, seed: int, out: Path, steps: int | None) -> None:
     import torch
 
     import palaestra as pal
+    from palaestra.functional.schedules import linear
 
     torch.set_num_threads(1)
     recipe = RECIPES[algorithm]
     steps = steps or recipe.steps
+    value = pal.parse(recipe.expression)
+    if recipe.annealed:
+        losses = {name: replace(loss, lr=linear(loss.lr, 0.0, steps)) for name, loss in value.losses.items()}
+        value = replace(value, losses=losses)
     with tempfile.TemporaryDirectory() as folder:
         trained = pal.train(
-            recipe.expression,
+            value,
             recipe.env,
             steps,
             seed=seed,
@@ -93,9 +102,11 @@ def run(algorithm: str, seed: int, out: Path, steps: int | None) -> None:
             checkpoint_every=steps,
         )
         rows = trained.metrics()
-        by_seed = pal.evaluate(trained, episodes=20, seed=1_000_000 + 1_000 * seed)["scores"]
-        scores = {name: values[str(seed)] for name, values in by_seed.items()}
-    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+        evaluations = [row for row in rows if row["kind"] == "evaluation"]
+        scores = evaluations[-1]["scores"]
+        if not recipe.annealed:  # what was changed by hand cannot be loaded
+            by_seed = pal.evaluate(trained, episodes=20, seed=1_000_000 + 1_000 * seed)["scores"]
+            scores = {name: values[str(seed)] for name, values in by_seed.items()}
     line = {
         "library": "palaestra",
         "algorithm": algorithm,

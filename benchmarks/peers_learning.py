@@ -100,6 +100,7 @@ RECIPES = {
         PPO, "CartPole-v1", 100_000, ON_POLICY, activation=torch.nn.Tanh, environments=8, every=2_500, episodes=5
     ),
     "dqn": Recipe(DQN, "CartPole-v1", 50_000, DISCRETE, (256, 256)),
+    "dqn-annealed": Recipe(DQN, "CartPole-v1", 50_000, DISCRETE | {"learning_rate": "lin_0.0023"}, (256, 256)),
     "dqn-slower": Recipe(DQN, "CartPole-v1", 50_000, DISCRETE | {"learning_rate": 1e-3}, (256, 256)),
 }
 
