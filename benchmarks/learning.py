@@ -113,7 +113,7 @@ def run(algorithm: str, seed: int, out: Path, steps: int | None) -> None:
         "env": recipe.env,
         "env_steps": rows[-1]["env_steps"],
         "seed": seed,
-        "settings": recipe.expression,
+        "settings": recipe.expression + (", its rate falling to 0" if recipe.annealed else ""),
         "scores": scores,
         "curve": [{"env_steps": row["env_steps"], "scores": row["scores"]["episode_return"]} for row in evaluations],
         "train_seconds": rows[-1]["seconds"],
