@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map_only
 from palaestra.algorithm import Algorithm, Clock, Loss, Memory, Nets, Policy, Transform, Unfit, stateful
 from palaestra.batch import Columns, Obs, Share, Spec, each, flatten, number_of_rows, pieces, unflatten
 from palaestra.faults import NotFinite
+from palaestra.finiteness import Finiteness
 from palaestra.functional.schedules import number
 from palaestra.machine import hold_memory
 from palaestra.stacking import Stack, Streams
@@ -36,8 +37,6 @@ REMEMBERED = (
 Batches = Mapping[str, Columns]
 Summed = tuple[Tensor, dict[str, Tensor], dict[str, Columns]]  # the total, each term's part, columns given by stream
 Learnt = tuple[Summed, Sequence[Tensor | None]]  # the sum, detached, and the gradient of each trained parameter
-NEVER = 2**62  # no update comes so late
-WATCHED_AT_ONCE = 256  # metrics
 PRECISIONS = ("float32", "bf16")
 
 
@@ -113,10 +112,7 @@ class Learner:
         self._stateful += [part for _, *others in self._copies.values() for part in stateful(others)]
         self._transforming = self.streams("transforms", self.device)
         self._plans = {name: self._plan(name, loss, compile) for name, loss in algorithm.losses.items()}
-        # The first update in which a loss was not finite, and which: looked at where the host waits anyway.
-        self._watched = [place for name, loss in algorithm.losses.items() for place in _places(name, loss)]
-        self._unseen: list[tuple[int, Tensor]] = []
-        self._bad = torch.full(self.lead, NEVER, device=self.device)
+        self._finiteness = Finiteness(algorithm.losses, self.lead, self.device)
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -242,33 +238,16 @@ class Learner:
                     for after in self.algorithm.after_update:
                         if after.follows == name and after.times(self.updates):
                             after.fn(self.nets, ready[plan.streams[0]], self.optimisers)
-        self._watch(metrics)
+        self._finiteness.remember(self.updates, metrics)
         return metrics, given
-
-    def _watch(self, metrics: Mapping[str, Tensor]) -> None:
-        """Remember metrics; look at them many at a time, as looking at a few costs a fiftieth of a small update."""
-        first = self.updates * len(self._watched)
-        self._unseen += [(first + self._watched.index(name), value) for name, value in metrics.items()]
-        if len(self._unseen) >= WATCHED_AT_ONCE:
-            self._look()
-
-    def _look(self) -> None:
-        if not self._unseen:
-            return
-        codes, values = zip(*self._unseen, strict=True)
-        self._unseen = []
-        when = torch.tensor(codes, device=self.device).view(-1, *[1] * len(self.lead))
-        seen = torch.where(torch.stack(values).isfinite(), NEVER, when).amin(0)
-        self._bad = torch.minimum(self._bad, seen)
 
     def check_finite(self) -> None:
         """Raise `NotFinite` where a loss was NaN or infinite, with the first such update, or where a parameter is."""
-        self._look()
-        for seed, code in zip(self.seeds, self._bad.view(-1).tolist(), strict=True):
-            if code != NEVER:
-                update, place = divmod(code, len(self._watched))
+        for seed, fault in zip(self.seeds, self._finiteness.faults(), strict=True):
+            if fault:
+                update, metric = fault
                 whose = f" of seed {seed}" if self.stack else ""
-                raise NotFinite(f"{self._watched[place]} was not finite in update {update}{whose}")
+                raise NotFinite(f"{metric} was not finite in update {update}{whose}")
         for name, parameter in self.nets.named_parameters():
             if not parameter.isfinite().all():
                 raise NotFinite(f"parameter {name} is not finite after update {self.updates}")
@@ -417,11 +396,6 @@ def _fused(learn: Callable[..., Learnt], name: str) -> Callable[..., Learnt]:
             return compiled(*args)
 
     return fused
-
-
-def _places(name: str, loss: Loss) -> list[str]:
-    """The metrics of a loss, the total last: where a term is not finite, it is the term that is named."""
-    return [*(f"loss/{name}/{term}" for term in loss.terms if len(loss.terms) > 1), f"loss/{name}"]
 
 
 def _laid_out(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor | None:

@@ -259,7 +259,7 @@ def test_what_cannot_be_stacked_says_why():
 
 @pytest.mark.parametrize("at_once", [1, 3, 256])
 def test_a_number_that_is_not_finite_is_found_with_its_seed_and_update(at_once, monkeypatch):
-    monkeypatch.setattr("palaestra.learner.WATCHED_AT_ONCE", at_once)
+    monkeypatch.setattr("palaestra.finiteness.AT_ONCE", at_once)
     learner = Learner(small_td3(), spec("continuous"), SEEDS)
     one = batches(early("td3"), "continuous")[0]["replay"]
     batch = {k: torch.stack([v] * 3) for k, v in one.items()}
