@@ -45,6 +45,21 @@ class Nets(nn.ModuleDict):
         super().__init__()
         self.spec = spec
         self.clock = Clock()
+        self._walked: dict[str, list[Tensor]] = {}
+
+    def __setitem__(self, name: str, network: nn.Module) -> None:
+        self._walked.pop(name, None)
+        super().__setitem__(name, network)
+
+    def parameters_of(self, name: str) -> list[Tensor]:
+        """Those of one network, each once.
+
+        Walked through once, as that takes longer than to move a small network. Not for functions that are called with
+        other parameters (`forward`): these are the network's own.
+        """
+        if name not in self._walked:
+            self._walked[name] = list(self[name].parameters())
+        return self._walked[name]
 
     def forward(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(self, *args)`: so that `torch.func.functional_call` runs any function with other parameters."""

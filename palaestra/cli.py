@@ -1,4 +1,5 @@
-"""The command line: `palaestra train | compare | stages | claim | evaluate | export | show | list | runs`.
+"""The command line: `palaestra train | compare | stages | claim | evaluate | export | chat | show | list`, and what is
+done with runs and datasets: `palaestra runs | dataset`.
 
 What programs read (`--json`) goes to standard output, one object; progress and messages go to standard error. Exit
 codes: 0 done, 1 a check or run failed, 2 bad usage. Nothing heavy is imported before it is needed.

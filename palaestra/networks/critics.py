@@ -328,4 +328,4 @@ def follow(
 ) -> None:
     """`target += tau * (network - target)` for each `target: network` of `pairs` (Polyak averaging); `tau=1` copies."""
     for target, network in pairs.items():
-        torch._foreach_lerp_(list(nets[target].parameters()), list(nets[network].parameters()), tau)
+        torch._foreach_lerp_(nets.parameters_of(target), nets.parameters_of(network), tau)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +98,9 @@ class EnsembleMLP(nn.Module):
     def _together(self, x: Tensor, first: int | None) -> Tensor:
         x = x.expand(first or self.members, *x.shape)
         last = len(self.weights) - 1
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        # The lists' own iterators look each parameter up by its name: a fiftieth of an update of `td3`.
+        weights, biases = (cast(dict[str, Tensor], own._parameters) for own in (self.weights, self.biases))
+        for layer, (weight, bias) in enumerate(zip(weights.values(), biases.values(), strict=True)):
             if first is not None:
                 weight, bias = weight[:first], bias[:first]
             x = torch.baddbmm(bias, x, weight)
