@@ -558,6 +558,12 @@ def rebind(algorithm: Algorithm, loss: str, term: str, **keywords: Any) -> Algor
     return _changed(_with_loss(algorithm, loss, terms=new), owners=owners)
 
 
+def with_lr(algorithm: Algorithm, loss: str, lr: Scheduled) -> Algorithm:
+    """The learning rate of a loss: a number, or what it is at a time. Two methods that set one are a Conflict."""
+    owners = _owned(algorithm, f"losses.{loss}.lr")
+    return _changed(_with_loss(algorithm, loss, lr=lr), owners=owners)
+
+
 def add_buffer(algorithm: Algorithm, name: str, buffer: Buffer) -> Algorithm:
     if name in algorithm.buffers:
         raise Conflict(f"buffer {name!r} exists already: choose another name")

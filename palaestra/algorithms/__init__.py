@@ -62,6 +62,7 @@ VARIANTS = {
     "importance-corrected": "palaestra.algorithms.grpo:importance_corrected",
     "mismatch-refused": "palaestra.algorithms.grpo:mismatch_refused",
     "tuned-conservatism": "palaestra.algorithms.cql:tuned_conservatism",
+    "annealed-lr": "palaestra.algorithms.annealing:annealed_lr",
     "n-step": "palaestra.algorithms.experience:n_step",
     "prioritised": "palaestra.algorithms.experience:prioritised",
     "prior-data": "palaestra.algorithms.experience:prior_data",

@@ -227,6 +227,7 @@ def cql_discrete(
     lr: float = 2.5e-4,
     gamma: float = 0.99,
     target_every: int = 500,
+    tau: float = 1.0,
     exploration: float = 0.05,
     exploration_steps: int = 10_000,
     batch_size: int = 128,
@@ -248,7 +249,7 @@ def cql_discrete(
     """
     between(0, math.inf, conservatism=conservatism)
     base = dqn(
-        lr, gamma, target_every, exploration, exploration_steps, batch_size, start, collect, updates, capacity,
+        lr, gamma, target_every, tau, exploration, exploration_steps, batch_size, start, collect, updates, capacity,
         clip_norm, hidden, activation, encoder,
     )  # fmt: skip
     term = Term(overestimate_of_choices, coefficient=conservatism)

@@ -8,7 +8,7 @@ Papers: Mnih et al., "Human-level control through deep reinforcement learning" (
 "Deep Reinforcement Learning with Double Q-learning" (2016); Wang et al., "Dueling Network Architectures" (2016).
 Multi-step rows and prioritised replay are `n-step` and `prioritised`, which change any replay algorithm.
 
-Traps: the maximum is over the actions that are allowed in the next state (`action_mask`). The target is copied every
+Traps: the maximum is over the actions that are allowed in the next state (`action_mask`). The target moves every
 `target_every` updates, not environment steps. Priorities are the unweighted error.
 
 Differs from the paper: sizes, learning rate and exploration are for small control problems, not Atari; Adam, not
@@ -112,6 +112,7 @@ def dqn(
     lr: float = 2.5e-4,
     gamma: float = 0.99,
     target_every: int = 500,
+    tau: float = 1.0,
     exploration: float = 0.05,
     exploration_steps: int = 10_000,
     batch_size: int = 128,
@@ -129,7 +130,8 @@ def dqn(
     Args:
         lr: learning rate.
         gamma: discount factor, in [0, 1].
-        target_every: updates between two copies of the network into its target.
+        target_every: updates between two moves of the target.
+        tau: share of the way to the network that it then goes, in (0, 1]; with 1 it is copied.
         exploration: share of random actions in the end, in [0, 1].
         exploration_steps: environment steps over which that share falls linearly from 1.
         batch_size: rows an update.
@@ -150,6 +152,7 @@ def dqn(
         lr=lr,
         clip_norm=clip_norm,
         target_every=target_every,
+        tau=tau,
         exploration=exploration,
         exploration_steps=exploration_steps,
         capacity=capacity,
@@ -164,16 +167,18 @@ def q_learning(
     lr: float,
     clip_norm: float | None,
     target_every: int,
+    tau: float,
     exploration: float,
     exploration_steps: int,
     capacity: int,
     schedule: Schedule,
     optimiser: OptimiserFactory = adam,
 ) -> Algorithm:
-    """What dqn, c51 and qr-dqn have in common: one loss, a target that is copied, epsilon-greedy and replay."""
-    between(0, 1, exploration=exploration)
+    """What dqn, c51 and qr-dqn have in common: one loss, a target that follows, epsilon-greedy and replay."""
+    between(0, 1, exploration=exploration, tau=tau)
     above(
         0,
+        tau=tau,
         lr=lr,
         clip_norm=clip_norm,
         target_every=target_every,
@@ -190,7 +195,7 @@ def q_learning(
         losses={"critic": Loss({"td": td}, ("critic",), optimiser=optimiser, lr=lr, clip_norm=clip_norm)},
         after_update=(
             AfterUpdate(
-                partial(follow, pairs={"target_critic": "critic"}, tau=1.0), "critic", times=delayed(target_every)
+                partial(follow, pairs={"target_critic": "critic"}, tau=tau), "critic", times=delayed(target_every)
             ),
         ),
         schedule=schedule,

@@ -1,6 +1,7 @@
 """The bases' equations, with tiny stand-in networks, against numbers worked out in plain Python in float64."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 from torch import nn, tensor
 
 from palaestra.algorithm import Nets
+from palaestra.algorithms.c51 import c51
+from palaestra.algorithms.cql import cql_discrete
 from palaestra.algorithms.dqn import dqn, greedy, optimal_td, value_of_greedy
+from palaestra.algorithms.qr_dqn import qr_dqn
 from palaestra.algorithms.sac import (
     entropy_gap,
     sac,
@@ -363,6 +367,23 @@ def test_the_target_is_copied_every_so_many_updates():
             target = now["critic"]
         assert all(map(torch.equal, now["target_critic"], target))
         assert update % 4 == 0 or moved({"x": target}, {"x": now["critic"]})
+
+
+@pytest.mark.parametrize("base", [dqn, c51, qr_dqn, cql_discrete])
+def test_a_target_that_follows_goes_a_share_of_the_way(base):
+    learner = Learner(base(hidden=(8,), target_every=2, tau=0.25), spec("discrete"))
+    before = snapshot(learner)["target_critic"]
+    for update in (1, 2):
+        learner.update(batches(small("dqn"), "discrete")[update])
+        after = snapshot(learner)
+        expected = (
+            before
+            if update == 1
+            else [0.75 * old + 0.25 * net for old, net in zip(before, after["critic"], strict=True)]
+        )
+        assert all(map(partial(torch.allclose, atol=1e-7), after["target_critic"], expected))
+    with pytest.raises(ValueError, match=r"tau is 1\.5; it must be between 0 and 1"):
+        base(tau=1.5)
 
 
 @pytest.mark.parametrize(("target_entropy", "direction"), [(-50.0, -1), (50.0, 1)])
