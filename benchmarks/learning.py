@@ -14,15 +14,15 @@ points of the difference of interquartile means (ours less theirs), beside 5 % o
 random policy's -1,200 to 0, for CartPole from 0 to 500, for HalfCheetah, which has no ceiling, from 0 to their score.
 
 Lines of `dqn-unclipped` and `dqn-slower` are from before ours clipped gradients to a norm of 10, as Stable-Baselines3's
-DQN does; those of `dqn-later` from before its first burst of updates came when theirs does. The final scores of
-`dqn-annealed` are those of its last evaluation.
+DQN does; those of `dqn-later` from before its first burst of updates came when theirs does. `dqn-annealed` is `dqn`
+with a learning rate that falls to 0 as environment steps are taken; its final scores are those of its last evaluation.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,6 @@ class Recipe:
     environments: int = 1
     every: int | None = None  # environment steps between evaluations; a tenth of all when None
     episodes: int = 10  # of each evaluation
-    annealed: bool = False  # learning rates fall linearly to 0 over the run
 
 
 RECIPES = {
@@ -62,9 +61,15 @@ RECIPES = {
         "CartPole-v1",
         50_000,
     ),
+    "dqn-following": Recipe(
+        "dqn(lr=3e-4, batch_size=128, start=1000, target_every=1, tau=0.005, exploration=0.04, "
+        "exploration_steps=8000, clip_norm=10, hidden=(128, 128))",
+        "CartPole-v1",
+        50_000,
+    ),
 }
-RECIPES["dqn-annealed"] = replace(RECIPES["dqn"], annealed=True, episodes=20)
 NETS = {
+    "dqn-following": [128, 128],
     "dqn-annealed": [256, 256],
     "dqn": [256, 256],
     "dqn-unclipped": [256, 256],
@@ -80,18 +85,13 @@ def run(algorithm: str, seed: int, out: Path, steps: int | None) -> None:
     import torch
 
     import palaestra as pal
-    from palaestra.functional.schedules import linear
 
     torch.set_num_threads(1)
     recipe = RECIPES[algorithm]
     steps = steps or recipe.steps
-    value = pal.parse(recipe.expression)
-    if recipe.annealed:
-        losses = {name: replace(loss, lr=linear(loss.lr, 0.0, steps)) for name, loss in value.losses.items()}
-        value = replace(value, losses=losses)
     with tempfile.TemporaryDirectory() as folder:
         trained = pal.train(
-            value,
+            recipe.expression,
             recipe.env,
             steps,
             seed=seed,
@@ -103,17 +103,15 @@ def run(algorithm: str, seed: int, out: Path, steps: int | None) -> None:
         )
         rows = trained.metrics()
         evaluations = [row for row in rows if row["kind"] == "evaluation"]
-        scores = evaluations[-1]["scores"]
-        if not recipe.annealed:  # what was changed by hand cannot be loaded
-            by_seed = pal.evaluate(trained, episodes=20, seed=1_000_000 + 1_000 * seed)["scores"]
-            scores = {name: values[str(seed)] for name, values in by_seed.items()}
+        by_seed = pal.evaluate(trained, episodes=20, seed=1_000_000 + 1_000 * seed)["scores"]
+        scores = {name: values[str(seed)] for name, values in by_seed.items()}
     line = {
         "library": "palaestra",
         "algorithm": algorithm,
         "env": recipe.env,
         "env_steps": rows[-1]["env_steps"],
         "seed": seed,
-        "settings": recipe.expression + (", its rate falling to 0" if recipe.annealed else ""),
+        "settings": recipe.expression,
         "scores": scores,
         "curve": [{"env_steps": row["env_steps"], "scores": row["scores"]["episode_return"]} for row in evaluations],
         "train_seconds": rows[-1]["seconds"],
