@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from palaestra.cli_dataset import dataset_app
+from palaestra.cli.dataset import dataset_app
 from palaestra.data.check import check, examine
 from palaestra.data.dataset import DatasetError
 from palaestra.data.files import write

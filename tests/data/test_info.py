@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from palaestra.cli_dataset import dataset_app
+from palaestra.cli.dataset import dataset_app
 from palaestra.data.dataset import from_episodes
 from palaestra.data.files import write
 

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from palaestra.cli.dataset_figure import figure
 from palaestra.data.advice import RULES, recommended, unusual
 from palaestra.data.coverage import coverage, duplicates
 from palaestra.data.dataset import Dataset, DatasetError, from_episodes
@@ -27,7 +28,6 @@ from palaestra.data.statistics import (
     spread,
     whole_returns,
 )
-from palaestra.dataset_figure import figure
 from palaestra.runs import RunError
 
 CHOICES = gym.spaces.Discrete(2)

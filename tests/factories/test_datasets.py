@@ -218,7 +218,7 @@ def test_ways_through_a_maze() -> None:
 def test_the_command(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from palaestra.cli_dataset import dataset_app
+    from palaestra.cli.dataset import dataset_app
     from palaestra.data.files import read
 
     out = tmp_path / "mass.hdf5"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import palaestra as pal
-from palaestra.progress import Progress
+from palaestra.cli.progress import Progress
 from palaestra.runs import Run, RunError
 from tests.runs.resuming import (
     Job,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palaestra.console import Json, give, outline, say
+from palaestra.cli.console import Json, give, outline, say
 
 runs_app = typer.Typer(help="Look at runs, share them and check them.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +20,17 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the traceba
 def say(text: str) -> None:
     """One line for people, on standard error."""
     print(text, file=sys.stderr)
+
+
+def say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
+    from palaestra.runs.queries import interquartile_mean
+
+    for name, by_seed in scores.items():
+        values = [value for seed in by_seed.values() for value in seed]
+        say(
+            f"{name}: interquartile mean {interquartile_mean(values):.5g} of {len(values)} episodes "
+            f"(from {min(values):.5g} to {max(values):.5g})"
+        )
 
 
 def give(data: Any) -> None:
@@ -49,3 +63,14 @@ def outline(value: Any, indent: int = 15) -> str:
             return short
     wide = max(map(len, value)) + 2
     return ("\n" + " " * indent).join(f"{key:{wide}}{outline(entry, indent + wide)}" for key, entry in value.items())
+
+
+@contextmanager
+def telling(verbose: bool) -> Iterator[None]:
+    """Show the traceback of an error that `main` makes one line of."""
+    try:
+        yield
+    except Exception:
+        if verbose:
+            traceback.print_exc()
+        raise

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palaestra.console import Json, give, say
+from palaestra.cli.console import Json, give, say
 
 dataset_app = typer.Typer(
     help="Check datasets, describe them and make them.", no_args_is_help=True, rich_markup_mode=None
@@ -78,13 +78,13 @@ def info(
         say(f"error: {wrong}")
         raise typer.Exit(1) from None
     if plot is not None:
-        from palaestra.dataset_figure import figure
+        from palaestra.cli.dataset_figure import figure
 
         found["picture"] = str(figure(data, plot))
     if as_json:
         give(found)
         return
-    from palaestra.dataset_text import text
+    from palaestra.cli.dataset_text import text
 
     text(found)
     if plot is not None:
@@ -110,10 +110,10 @@ def make(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no messages.")] = False,
 ) -> None:
     """Make a dataset: train a behaviour, once, or take the environment's controller, and play whole episodes."""
+    from palaestra.cli.progress import Progress
     from palaestra.data.files import write
     from palaestra.factories.behaviours import Behaviour
     from palaestra.factories.datasets import make_dataset
-    from palaestra.progress import Progress
 
     out = out or Path(f"{env.replace('/', '-')}-{quality}-{seed}.hdf5")
     if out.exists():
