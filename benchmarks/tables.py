@@ -93,6 +93,14 @@ def gpu(result: dict) -> list[str]:
     return lines + made(result)
 
 
+def agreement(result: dict) -> list[str]:
+    """Parameters: how far ours are from Stable-Baselines3's after so many updates."""
+    lines = head("base", "updates", "moved", "apart")
+    for found in result["rows"]:
+        lines.append(row(found["base"], str(found["updates"]), f"{found['moved']:.0e}", f"{found['apart']:.0e}"))
+    return lines + made(result)
+
+
 def language_numbers(result: dict) -> list[str]:
     """Losses: how far ours is from TRL's, and why, where it is not rounding."""
     lines = head("loss", "TRL", "loss apart", "gradients apart", "")
@@ -224,7 +232,7 @@ def made(result: dict) -> list[str]:
 
 
 TABLES = {
-    "throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu,
+    "throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu, "agreement": agreement,
     "language_numbers": language_numbers, "language_speed": language_speed, "language_gpu": language_speed,
 }  # fmt: skip
 OF_LINES = {"offline_speed": offline_speed, "offline_scores": offline_scores}
