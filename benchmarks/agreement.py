@@ -1,28 +1,41 @@
-"""Do a learner of ours and one of Stable-Baselines3's learn the same from the same?
+"""Does ours learn what Stable-Baselines3's learns from the same, and whole runs of the same random choices?
 
-    PEERS/bin/python benchmarks/agreement.py --out docs/benchmarks
+    PEERS/bin/python benchmarks/agreement.py updates --out docs/benchmarks
+    PEERS/bin/python benchmarks/agreement.py runs --seeds 5 --out docs/benchmarks
 
-Both begin with the same parameters, read the same batches of random rows and draw the same noise, in float64; after 1,
-10 and 100 updates every parameter is compared, those of target networks and of the entropy coefficient with the rest.
-"Moved" is how far the parameter that moved most is from where it began, "apart" how far two are from each other at
-most. What is not compared is how rows are collected.
+`updates`: both begin with the same parameters, read the same batches of random rows and draw the same noise, in
+float64; after 1, 10 and 100 updates every parameter is compared, those of target networks and of the entropy
+coefficient with the rest. "Moved" is how far the parameter that moved most is from where it began, "apart" how far two
+are from each other at most.
+
+`runs`: whole runs of `dqn` on CartPole at the settings of `learning.py` and `peers_learning.py`. Ours runs first and by
+itself. Then theirs runs from the same first parameters with the same luck: the seeds of its environment, whether it
+explores and by which action, and which of its rows are drawn. All else is its own: what it does when it does not
+explore, what it keeps of a step and of an episode's end, when it learns and when it copies its target, what it learns.
+Actions, observations, parameters and the returns of the final policies are compared, in float32, bit for bit. Two sums
+are therefore taken in one order on both sides (the Bellman target, the norm of a gradient), and both have Adam's fused
+kernel.
 
 Traps: in float32 Adam makes a whole step of a gradient that is nothing but rounding. Stable-Baselines3 learns SAC's
 coefficient first and ours last, but all its losses read the coefficient from before; it adds 1e-6 within the logarithm
-of the density's correction, which is left out here, and halves the loss of SAC's critics, which Adam sees in its epsilon
-alone: here ours is halved too. Its DQN moves the target before a gradient step, ours after it;
-here both do it after.
+of the density's correction, which is left out here, and halves the loss of SAC's critics, which Adam sees in its
+epsilon alone: here ours is halved too. Its DQN moves the target before a gradient step, ours after it; in `updates`
+both do it after.
 """
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unittest import mock
 
 import contest
 import gymnasium as gym
+import learning
 import numpy as np
+import peers_learning
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common import policies
 from stable_baselines3.common.logger import Logger
@@ -30,11 +43,14 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_ as clip
 
 import palaestra as pal
 from palaestra.algorithm import replace_term
 from palaestra.batch import Columns, Space, Spec
+from palaestra.data.replay import STEP
 from palaestra.learner import Learner
+from palaestra.loops.online import Online
 
 OBS, ACTIONS, CHOICES, UNITS, BATCH = 17, 6, 4, 256, 256
 COMPARED = (1, 10, 100)  # updates
@@ -176,13 +192,190 @@ def compared(name: str) -> Iterator[dict]:
             yield {"base": name, "updates": update, "moved": moved, "apart": apart}
 
 
+# ------------------------------------------------------------------------------------------------------ whole runs
+
+
+class Witnessed(CartPoleEnv):
+    """Remembers with which seeds it was reset, or takes those `seeds`, and all that was seen."""
+
+    def __init__(self, seeds: list[int | None] | None = None) -> None:
+        super().__init__()
+        self.given = None if seeds is None else iter(seeds)
+        self.seeds: list[int | None] = []
+        self.seen: list[np.ndarray] = []
+
+    def reset(self, *, seed=None, options=None):
+        seed = seed if self.given is None else next(self.given)
+        self.seeds.append(seed)
+        obs, info = super().reset(seed=seed, options=options)
+        self.seen.append(obs.copy())
+        return obs, info
+
+    def step(self, action):
+        result = super().step(action)
+        self.seen.append(result[0].copy())
+        return result
+
+
+@dataclass
+class Luck:
+    """What was random in a run: of each step the action and the one without exploring, of each update its rows; and
+    how likely exploring was."""
+
+    actions: list[int] = field(default_factory=list)
+    greedy: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
+
+    def noted(self, exploration):
+        """The exploration of an algorithm, which notes what it does."""
+
+        def explored(policy):
+            exploring = exploration(policy)
+
+            def act(nets, obs, memory, rng):
+                result = exploring(nets, obs, memory, rng)
+                self.actions.append(int(result[0]))
+                self.greedy.append(int(policy(nets, obs, memory, None)[0]))
+                self.shares.append(float(exploration.keywords["random"](nets.clock)))
+                return result
+
+            return act
+
+        return explored
+
+
+def run_of_ours(recipe: learning.Recipe, seed: int, world: Witnessed) -> tuple[Online, Luck, list[Tensor]]:
+    """Our run, its luck, and its first parameters."""
+    luck = Luck()
+    algorithm = pal.parse(recipe.expression)
+    algorithm = replace(algorithm, exploration=luck.noted(algorithm.exploration))
+    env = gym.vector.SyncVectorEnv(
+        [lambda: gym.wrappers.TimeLimit(world, 500)], autoreset_mode=gym.vector.AutoresetMode.DISABLED
+    )
+    online = Online(algorithm, env, (seed,))
+    first = [parameter.detach().clone() for parameter in online.learner.nets["critic"].parameters()]
+    replay, drawn = online.replays["replay"], []
+    draw = replay.draw
+
+    def noted(n, rngs):
+        drawn.append(draw(n, rngs))
+        return drawn[-1]
+
+    replay.draw = noted
+    while online.env_steps < recipe.steps:
+        online.advance()
+        ordinal = replay.kind.eq(STEP).cumsum(0) - 1  # a slot holds a step, or what was seen at an episode's end
+        luck.rows += [ordinal[slots].numpy() for slots in drawn]
+        drawn.clear()
+    return online, luck, first
+
+
+def run_of_theirs(
+    luck: Luck, first: list[Tensor], world: Witnessed, steps: int, seed: int
+) -> tuple[DQN, list[int], list[float]]:
+    """Their run with that luck, its actions, and how likely exploring was at each."""
+    recipe = peers_learning.RECIPES["dqn"]
+    policy = {"net_arch": list(recipe.net), "activation_fn": recipe.activation, "optimizer_kwargs": {"fused": True}}
+    env = gym.wrappers.TimeLimit(world, 500)
+    model = DQN("MlpPolicy", env, seed=seed, policy_kwargs=policy, device="cpu", **recipe.settings)
+    with torch.no_grad():
+        for own, other in zip(model.q_net.parameters(), first, strict=True):
+            own.copy_(other)
+    model.q_net_target.load_state_dict(model.q_net.state_dict())
+    taken: list[int] = []
+    shares: list[float] = []
+    choose, rows, replay = model._sample_action, iter(luck.rows), model.replay_buffer
+
+    def noted(*args, **kwargs):
+        result = choose(*args, **kwargs)
+        taken.append(int(result[0][0]))
+        shares.append(model.exploration_rate)
+        return result
+
+    class Coins:
+        """In place of their module's NumPy: explores where ours did."""
+
+        class random:
+            @staticmethod
+            def rand():
+                return float(luck.actions[len(taken)] == luck.greedy[len(taken)])
+
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+    model._sample_action = noted
+    model.action_space.sample = lambda *_: np.int64(luck.actions[len(taken)])
+    replay.sample = lambda size, env=None: replay._get_samples(next(rows), env=env)
+    with mock.patch("stable_baselines3.dqn.dqn.np", Coins()):
+        model.learn(steps)
+    return model, taken, shares
+
+
+class Deployed:
+    """A learner of ours as `peers_learning.evaluate` asks for actions."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.nets, self.policy = learner.nets, learner.deployed()
+
+    def predict(self, obs, deterministic):
+        with torch.no_grad():
+            return int(self.policy(self.nets, torch.from_numpy(obs)[None], None, None)[0]), None
+
+
+def lockstep(seed: int, steps: int | None) -> dict:
+    recipe = learning.RECIPES["dqn"]
+    recipe = replace(recipe, steps=steps or recipe.steps)
+    worlds = [Witnessed()]
+    with (
+        mock.patch("palaestra.algorithms.dqn.bellman", unfused_bellman),
+        mock.patch("palaestra.learner._clip", lambda parameters, largest, stacked: clip(parameters, largest)),
+    ):
+        online, luck, first = run_of_ours(recipe, seed, worlds[0])
+    worlds.append(Witnessed(worlds[0].seeds))
+    count = len(luck.actions)
+    model, taken, shares = run_of_theirs(luck, first, worlds[1], count, seed)
+    start = model.learning_starts  # theirs acts at random until then
+    own, other = (list(net.parameters()) for net in (online.learner.nets["critic"], model.q_net))
+    player, games = Deployed(online.learner), {"env_id": recipe.env, "episodes": 20, "seed": 1_000_000 + 1_000 * seed}
+    return {
+        "seed": seed,
+        "env_steps": [online.env_steps, model.num_timesteps],
+        "updates": [online.learner.updates, model._n_updates],
+        "same_actions": sum(a == b for a, b in zip(luck.actions, taken, strict=True)),
+        "explored": sum(a != b for a, b in zip(luck.actions, luck.greedy, strict=True)),
+        "shares_apart": max(abs(a - b) for a, b in zip(luck.shares[start:], shares[start:], strict=True)),
+        "same_observations": all(map(np.array_equal, *(world.seen for world in worlds))),
+        "apart": max((a - b).abs().max().item() for a, b in zip(own, other, strict=True)),
+        "returns": [peers_learning.evaluate(one, **games) for one in (player, model)],
+    }
+
+
+def unfused_bellman(reward, terminated, value, gamma, steps=None):
+    return reward + (1 - terminated.to(value.dtype)) * gamma * value
+
+
+# --------------------------------------------------------------------------------------------------------- command
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="the folder of results")
+    commands = parser.add_subparsers(dest="what", required=True)
+    both = argparse.ArgumentParser(add_help=False)
+    both.add_argument("--out", type=Path, help="the folder of results")
+    commands.add_parser("updates", parents=[both])
+    whole = commands.add_parser("runs", parents=[both])
+    whole.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
+    whole.add_argument("--steps", type=int, help="fewer than the recipe's, to try it")
     options = parser.parse_args()
     contest.limit(1)
-    policies.preprocess_obs = lambda obs, *_, **__: obs  # which makes float32 of it
-    contest.save(options.out, "agreement", {**contest.about(), "rows": [row for name in CASES for row in compared(name)]})
+    if options.what == "runs":
+        rows = [lockstep(seed, options.steps) for seed in range(options.seeds)]
+        contest.save(options.out, "agreement_runs", {**contest.about(), "rows": rows})
+        return
+    with mock.patch.object(policies, "preprocess_obs", lambda obs, *_, **__: obs):  # which makes float32 of it
+        rows = [row for name in CASES for row in compared(name)]
+    contest.save(options.out, "agreement", {**contest.about(), "rows": rows})
 
 
 if __name__ == "__main__":

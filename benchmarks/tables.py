@@ -101,6 +101,16 @@ def agreement(result: dict) -> list[str]:
     return lines + made(result)
 
 
+def agreement_runs(result: dict) -> list[str]:
+    """Whole runs with the same luck: how often they did the same, and what they earn in the end."""
+    lines = head("seed", "steps", "updates", "same actions", "explored", "parameters apart", "ours", "theirs")
+    for found in result["rows"]:
+        returns = (f"{statistics.fmean(values):.1f}" for values in found["returns"])
+        counts = (found["env_steps"][0], found["updates"][0], found["same_actions"], found["explored"])
+        lines.append(row(str(found["seed"]), *(f"{n:,}" for n in counts), f"{found['apart']:.0e}", *returns))
+    return lines + made(result)
+
+
 def language_numbers(result: dict) -> list[str]:
     """Losses: how far ours is from TRL's, and why, where it is not rounding."""
     lines = head("loss", "TRL", "loss apart", "gradients apart", "")
@@ -233,6 +243,7 @@ def made(result: dict) -> list[str]:
 
 TABLES = {
     "throughput": steps, "loops": loops, "seeds": seeds, "gpu": gpu, "agreement": agreement,
+    "agreement_runs": agreement_runs,
     "language_numbers": language_numbers, "language_speed": language_speed, "language_gpu": language_speed,
 }  # fmt: skip
 OF_LINES = {"offline_speed": offline_speed, "offline_scores": offline_scores}
