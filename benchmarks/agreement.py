@@ -14,7 +14,8 @@ explores and by which action, and which of its rows are drawn. All else is its o
 explore, what it keeps of a step and of an episode's end, when it learns and when it copies its target, what it learns.
 Actions, observations, parameters and the returns of the final policies are compared, in float32, bit for bit. Two sums
 are therefore taken in one order on both sides (the Bellman target, the norm of a gradient), and both have Adam's fused
-kernel.
+kernel. Whether the luck itself is fair is asked of three things: how likely exploring is at each step, how often it
+changed an action (half of the time, of two), and whether the rows that were drawn are uniform among those there were.
 
 Traps: in float32 Adam makes a whole step of a gradient that is nothing but rounding. Stable-Baselines3 learns SAC's
 coefficient first and ours last, but all its losses read the coefficient from before; it adds 1e-6 within the logarithm
@@ -36,6 +37,7 @@ import numpy as np
 import peers_learning
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from scipy.stats import kstest
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common import policies
 from stable_baselines3.common.logger import Logger
@@ -226,6 +228,7 @@ class Luck:
     greedy: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     rows: list[np.ndarray] = field(default_factory=list)
+    stored: list[int] = field(default_factory=list)  # rows that could be drawn
 
     def noted(self, exploration):
         """The exploration of an algorithm, which notes what it does."""
@@ -267,6 +270,7 @@ def run_of_ours(recipe: learning.Recipe, seed: int, world: Witnessed) -> tuple[O
         online.advance()
         ordinal = replay.kind.eq(STEP).cumsum(0) - 1  # a slot holds a step, or what was seen at an episode's end
         luck.rows += [ordinal[slots].numpy() for slots in drawn]
+        luck.stored += [int(ordinal[-1]) + 1] * len(drawn)
         drawn.clear()
     return online, luck, first
 
@@ -344,11 +348,20 @@ def lockstep(seed: int, steps: int | None) -> dict:
         "updates": [online.learner.updates, model._n_updates],
         "same_actions": sum(a == b for a, b in zip(luck.actions, taken, strict=True)),
         "explored": sum(a != b for a, b in zip(luck.actions, luck.greedy, strict=True)),
+        "explored_expected": sum(luck.shares) / 2,
+        "rows_p": uniform_p(luck, seed),
         "shares_apart": max(abs(a - b) for a, b in zip(luck.shares[start:], shares[start:], strict=True)),
         "same_observations": all(map(np.array_equal, *(world.seen for world in worlds))),
         "apart": max((a - b).abs().max().item() for a, b in zip(own, other, strict=True)),
         "returns": [peers_learning.evaluate(one, **games) for one in (player, model)],
     }
+
+
+def uniform_p(luck: Luck, seed: int) -> float:
+    """The probability of rows that are less like uniform ones, if they are uniform (Kolmogorov and Smirnov)."""
+    rng = np.random.default_rng(seed)
+    places = [(rows + rng.random(len(rows))) / stored for rows, stored in zip(luck.rows, luck.stored, strict=True)]
+    return float(kstest(np.concatenate(places), "uniform").pvalue)
 
 
 def unfused_bellman(reward, terminated, value, gamma, steps=None):

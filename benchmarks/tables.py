@@ -103,11 +103,23 @@ def agreement(result: dict) -> list[str]:
 
 def agreement_runs(result: dict) -> list[str]:
     """Whole runs with the same luck: how often they did the same, and what they earn in the end."""
-    lines = head("seed", "steps", "updates", "same actions", "explored", "parameters apart", "ours", "theirs")
+    lines = head(
+        "seed",
+        "steps",
+        "updates",
+        "same actions",
+        "parameters apart",
+        "ours",
+        "theirs",
+        "explored",
+        "expected",
+        "rows uniform, p",
+    )
     for found in result["rows"]:
         returns = (f"{statistics.fmean(values):.1f}" for values in found["returns"])
-        counts = (found["env_steps"][0], found["updates"][0], found["same_actions"], found["explored"])
-        lines.append(row(str(found["seed"]), *(f"{n:,}" for n in counts), f"{found['apart']:.0e}", *returns))
+        counts = (f"{n:,}" for n in (found["env_steps"][0], found["updates"][0], found["same_actions"]))
+        luck = f"{found['explored']:,}", f"{found['explored_expected']:,.0f}", f"{found['rows_p']:.2f}"
+        lines.append(row(str(found["seed"]), *counts, f"{found['apart']:.0e}", *returns, *luck))
     return lines + made(result)
 
 
