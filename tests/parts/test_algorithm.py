@@ -1,11 +1,13 @@
 """Algorithms as values: merging, conflicts, needs, expressions."""
 
+import copy
 import pickle
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from palaestra import algorithm as parts
 from palaestra.algorithm import (
@@ -15,6 +17,7 @@ from palaestra.algorithm import (
     Call,
     Conflict,
     Loss,
+    Nets,
     Schedule,
     Term,
     Transform,
@@ -490,3 +493,15 @@ def test_every_entry_has_a_title():
     for group in ("algorithms", "methods"):
         for slug, entry in catalogue(group).items():
             assert len(entry.title) > 10, slug
+
+
+def test_the_parameters_of_a_network_are_its_own():
+    nets = Nets(None)
+    nets["critic"] = shared = nn.Linear(2, 2)
+    nets["twice"] = nn.Sequential(shared, shared)
+    assert [id(p) for p in nets.parameters_of("twice")] == [id(shared.weight), id(shared.bias)]
+    assert [id(p) for p in nets.parameters_of("critic")] == [id(p) for p in nets.parameters_of("twice")]
+    nets["critic"] = other = nn.Linear(3, 3)
+    assert [id(p) for p in nets.parameters_of("critic")] == [id(other.weight), id(other.bias)]
+    copied = copy.deepcopy(nets)
+    assert [id(p) for p in copied.parameters_of("critic")] == [id(p) for p in copied["critic"].parameters()]
