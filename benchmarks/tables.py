@@ -119,7 +119,9 @@ def agreement_runs(result: dict) -> list[str]:
         returns = (f"{statistics.fmean(values):.1f}" for values in found["returns"])
         counts = (f"{n:,}" for n in (found["env_steps"][0], found["updates"][0], found["same_actions"]))
         luck = f"{found['explored']:,}", f"{found['explored_expected']:,.0f}", f"{found['rows_p']:.2f}"
-        lines.append(row(str(found["seed"]), *counts, f"{found['apart']:.0e}" if found["apart"] else "0", *returns, *luck))
+        lines.append(
+            row(str(found["seed"]), *counts, f"{found['apart']:.0e}" if found["apart"] else "0", *returns, *luck)
+        )
     return lines + made(result)
 
 
