@@ -35,6 +35,8 @@ ROUNDS = {"collect": 16, "epochs": 4, "minibatches": 2}
 OWN = {"sac": {"target_entropy": -3.0}, "ppo": ROUNDS, "recurrent-ppo": ROUNDS}
 MILD = {"conservatism": 0.01, "actions": 2, "actor_lr": 3e-3, "critic_lr": 3e-3, "target_entropy": -3.0}
 OWN |= {"cql": MILD, "cal-ql": MILD, "cql-discrete": {"conservatism": 0.01}}
+# What has a target that moves every ten updates copies it then.
+OWN |= {base: OWN.get(base, {}) | {"tau": 1.0} for base in ("dqn", "c51", "qr-dqn", "cql-discrete")}
 IMITATE = ("bc", "gaussian-bc", "percentile-bc")  # what was done before, whatever it was paid: tested with datasets
 LOGGED = ("decision-transformer", "return-conditioned", "rlpd")  # need a dataset: learn in tests of their own
 LEARN = [base for base in catalogue("algorithms") if base not in IMITATE + LOGGED]
