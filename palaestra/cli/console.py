@@ -6,8 +6,7 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +22,7 @@ def say(text: str) -> None:
 
 
 def say_scores(scores: dict[str, dict[str, list[float]]]) -> None:
+    """A line for each score: its raw values, by seed, in short."""
     from palaestra.runs.queries import interquartile_mean
 
     for name, by_seed in scores.items():
@@ -65,12 +65,14 @@ def outline(value: Any, indent: int = 15) -> str:
     return ("\n" + " " * indent).join(f"{key:{wide}}{outline(entry, indent + wide)}" for key, entry in value.items())
 
 
-@contextmanager
-def telling(verbose: bool) -> Iterator[None]:
-    """Show the traceback of an error that `main` makes one line of."""
-    try:
-        yield
-    except Exception:
-        if verbose:
-            traceback.print_exc()
-        raise
+@dataclass
+class Telling:
+    """Show the traceback of an error that `main` makes one line of, if `verbose`; the error goes on."""
+
+    verbose: bool
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, wrong: BaseException | None, trace: object) -> None:
+        if self.verbose and isinstance(wrong, Exception):
+            traceback.print_exception(wrong)

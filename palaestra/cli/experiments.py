@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palaestra.cli.console import Json, Quiet, Verbose, give, say, say_scores, telling
+from palaestra.cli.console import Json, Quiet, Telling, Verbose, give, say, say_scores
 from palaestra.cli.texts import Columns, MicroBatch, Model, PromptsFile, Rewards, texts
 from palaestra.cli.train import trained
 
@@ -72,7 +72,7 @@ def compare(
     if dataset is not None:
         given["dataset"] = str(dataset)
     try:
-        with telling(verbose), progress:
+        with Telling(verbose), progress:
             result = api.compare(
                 expressions, env, steps or 0, rounds=rounds, alpha=alpha,
                 group=group, max_groups=max_groups, measure=measure, score=score,
@@ -118,7 +118,7 @@ def stages(
         progress(row)
 
     try:
-        with telling(verbose), progress:
+        with Telling(verbose), progress:
             runs = api.stages(file, out, listen=told)
     except KeyboardInterrupt:
         say("stopped; the same command goes on")
@@ -152,7 +152,7 @@ def claim(
 
     progress = Comparing(quiet)
     try:
-        with telling(verbose), progress:
+        with Telling(verbose), progress:
             result = api.claim(slug, scale, out=out, threads=threads, record=record, listen=progress)
     except KeyboardInterrupt:
         say("stopped; the same command goes on" if progress.folder else "stopped")

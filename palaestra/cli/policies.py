@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from palaestra.cli.console import Json, Verbose, give, say, say_scores, telling
+from palaestra.cli.console import Json, Telling, Verbose, give, say, say_scores
 
 verbs = typer.Typer()
 
@@ -25,10 +25,9 @@ def evaluate(
     """Play fresh episodes with a run's last checkpoint and give their raw scores."""
     from palaestra import api
 
-    with telling(verbose):
+    with Telling(verbose):
         result = api.evaluate(run, episodes=episodes, seed=seed, device=device)
-    for problem in result["problems"]:
-        say(f"warning: passed over a damaged checkpoint: {problem}")
+    _warn(result["problems"])
     if as_json:
         give(result)
     else:
@@ -53,10 +52,9 @@ def export(
     """Write the policy of a run's last checkpoint into a folder of its own."""
     from palaestra import api
 
-    with telling(verbose):
+    with Telling(verbose):
         result = api.export(run, out, format=format, seed=seed)
-    for problem in result["problems"]:
-        say(f"warning: passed over a damaged checkpoint: {problem}")
+    _warn(result["problems"])
     if as_json:
         give(result)
         return
@@ -80,7 +78,7 @@ def chat(
     """Talk to what a run learnt: its answer to each prompt."""
     from palaestra.speaker import speaker
 
-    with telling(verbose):
+    with Telling(verbose):
         learnt = speaker(run, seed)
         if "policy" not in learnt.learner.nets:
             raise typer.BadParameter(f"{run} learnt a reward model, which answers nothing")
@@ -101,3 +99,8 @@ def chat(
                 return
             if prompt:
                 print(learnt.answer(prompt, draw), flush=True)
+
+
+def _warn(problems: list[str]) -> None:
+    for problem in problems:
+        say(f"warning: passed over a damaged checkpoint: {problem}")

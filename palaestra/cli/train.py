@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palaestra.cli.console import Json, Quiet, Verbose, give, say, say_scores, telling
+from palaestra.cli.console import Json, Quiet, Telling, Verbose, give, say, say_scores
 from palaestra.cli.texts import Columns, MicroBatch, Model, PromptsFile, Rewards, texts
 
 verbs = typer.Typer()
@@ -85,7 +85,7 @@ def train(
         stop_with_parent()
     progress = Progress(quiet)
     try:
-        with telling(verbose), progress:
+        with Telling(verbose), progress:
             if resume is not None:
                 run = api.resume(resume, steps or rounds, dataset=dataset, listen=progress)
             else:
